@@ -1,0 +1,180 @@
+//! Decisions that are made once per direction of a connection: route and forward rules.
+
+use std::sync::atomic::Ordering;
+
+use erhu_planes::DropReason;
+use erhu_planes::connections::flags;
+use erhu_planes::program::{Hook, RejectKind};
+use erhu_planes::tuple::{Key4, proto, unpack_ports, unpack_v4};
+use erhu_route::Found;
+use erhu_rules::{Facts, Verdict};
+use erhu_table::Entry;
+
+use crate::buffer::Buffers;
+use crate::worker::Worker;
+
+/// In place of an adjacency: packets go to the router itself.
+pub(crate) const LOCAL: u32 = u32::MAX - 1;
+
+/// What tracking says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It passes and counts.
+    Accept,
+    /// It passes; nothing is counted or refreshed.
+    Ignore,
+    /// INVALID.
+    Invalid,
+    /// It passes and the connection ends.
+    Kill,
+    /// The connection ends and the packet is a first packet.
+    Reopen,
+    /// It should have passed but its buffer has no room for the egress header.
+    NoBuffer,
+}
+
+/// One direction of a connection on its way to a decision.
+#[derive(Clone, Debug)]
+pub(crate) struct Leg {
+    /// Zone whose routes apply.
+    pub route_zone: u16,
+    /// As the forward hook sees its packets, but for the egress.
+    pub facts: Facts,
+    /// Chooses among equal routes.
+    pub flow: u32,
+}
+
+/// What was decided for a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// It goes out by an adjacency.
+    Forward {
+        /// Adjacency number.
+        adjacency: u32,
+        /// Interface slot of the egress.
+        egress: u16,
+        /// Its packets must be judged one by one.
+        packet_kind: bool,
+    },
+    /// It is for the router itself.
+    Local,
+    /// It does not go on.
+    Refuse {
+        /// Why.
+        reason: DropReason,
+        /// How to answer.
+        reject: Option<RejectKind>,
+        /// Its packets must be judged one by one.
+        packet_kind: bool,
+    },
+}
+
+/// What a verdict of input, forward, output or prerouting means for the packet if it does not accept.
+pub(crate) const fn refusal(verdict: &Verdict) -> Option<(DropReason, Option<RejectKind>)> {
+    match verdict {
+        Verdict::DropByRule => Some((DropReason::Rule, None)),
+        Verdict::DropByPolicy => Some((DropReason::Policy, None)),
+        Verdict::RejectByRule(kind) => Some((DropReason::Rule, Some(*kind))),
+        Verdict::RejectByPolicy(kind) => Some((DropReason::Policy, Some(*kind))),
+        _ => None,
+    }
+}
+
+impl<P: Buffers> Worker<P> {
+    /// One direction of a connection as the forward hook sees its packets: addresses and ports after destination
+    /// translation and before source translation.
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+    pub(crate) fn leg(&self, entry: Entry<'_>, direction: usize, state: u8) -> Leg {
+        let relaxed = Ordering::Relaxed;
+        let (hot, original) = (entry.hot4(direction), entry.hot4(0));
+        let key = Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]);
+        let tuple = key.tuple();
+        let new_dst = unpack_v4((hot.addresses.load(relaxed) >> 32) as u32);
+        let is_icmp = tuple.proto == proto::ICMP;
+        let new_ports = unpack_ports(tuple.proto, hot.ports_deltas.load(relaxed) as u32);
+        let (ingress, began) = (hot.interface.load(relaxed), original.interface.load(relaxed));
+        let zone_of = |slot: u16| self.policy.interface(slot).map_or(tuple.zone, |i| i.zone);
+        let facts = Facts {
+            ingress: self.policy.interface(ingress).map(|i| i.index),
+            egress: None,
+            zone: Some(zone_of(ingress)),
+            egress_zone: None,
+            src: tuple.src,
+            dst: new_dst.into(),
+            proto: tuple.proto,
+            sport: tuple.sport,
+            dport: if is_icmp { tuple.dport } else { new_ports.1 },
+            has_ports: !is_icmp,
+            icmp: is_icmp.then_some(((tuple.dport >> 8) as u8, tuple.dport as u8)),
+            state,
+            mark: entry.cold().first_mark.load(relaxed),
+            bytes: 0,
+        };
+        let flow = (self.shared.table.hash4(&key) >> 16) as u32;
+        Leg { route_zone: zone_of(began), facts, flow }
+    }
+
+    /// Routes a direction and asks the forward rules.
+    pub(crate) fn judge(&mut self, leg: &mut Leg) -> Judged {
+        let policy = self.policy();
+        let refuse = |reason, reject| Judged::Refuse { reason, reject, packet_kind: true };
+        let (interface, hop) = match policy.routes.lookup(leg.route_zone, leg.facts.dst, leg.flow) {
+            Found::Via { interface, next_hop } => match policy.interface_at(interface) {
+                Some(interface) => (interface, next_hop),
+                None => return refuse(DropReason::NoRoute, None),
+            },
+            Found::Local { .. } => return Judged::Local,
+            Found::Blackhole => return refuse(DropReason::Blackhole, None),
+            Found::Broadcast { .. } => return refuse(DropReason::Unsupported, None),
+            Found::None => return refuse(DropReason::NoRoute, Some(RejectKind::Net)),
+        };
+        leg.facts.egress = Some(interface.index);
+        leg.facts.egress_zone = Some(interface.zone);
+        let (verdict, effects) = self.run_hook(Hook::Forward, &leg.facts);
+        if let Some((reason, reject)) = refusal(&verdict) {
+            return Judged::Refuse { reason, reject, packet_kind: effects.packet_kind };
+        }
+        match self.shared.adjacencies.find_or_add(interface, hop) {
+            Some(adjacency) => {
+                Judged::Forward { adjacency, egress: interface.slot, packet_kind: effects.packet_kind }
+            }
+            None => refuse(DropReason::NoNeighbour, None),
+        }
+    }
+
+    /// Stores a direction's decision under the running generation.
+    pub(crate) fn store_decision(&self, entry: Entry<'_>, direction: usize, judged: &Judged) {
+        let relaxed = Ordering::Relaxed;
+        let hot = entry.hot4(direction);
+        let mut bits = hot.flags.load(relaxed) & !(flags::PER_PACKET | flags::NOT_FORWARDED);
+        let old = hot.decision.load(relaxed);
+        let held = bits & flags::HOLDS_ADJACENCY != 0;
+        bits &= !flags::HOLDS_ADJACENCY;
+        let target = match judged {
+            Judged::Forward { adjacency, packet_kind, .. } => {
+                if *packet_kind {
+                    bits |= flags::PER_PACKET;
+                }
+                bits |= flags::HOLDS_ADJACENCY;
+                self.shared.adjacencies.get(*adjacency).hold();
+                *adjacency
+            }
+            Judged::Local => {
+                bits |= flags::NOT_FORWARDED;
+                LOCAL
+            }
+            Judged::Refuse { reason, reject, packet_kind } => {
+                bits |= flags::NOT_FORWARDED;
+                if *packet_kind || reject.is_some() {
+                    bits |= flags::PER_PACKET;
+                }
+                u32::try_from(reason.index()).unwrap_or(0)
+            }
+        };
+        if held {
+            self.shared.adjacencies.get(u32::try_from(old >> 32).unwrap_or(0)).let_go();
+        }
+        hot.decision.store(u64::from(self.policy.generation) | u64::from(target) << 32, relaxed);
+        hot.flags.store(bits, relaxed);
+    }
+}

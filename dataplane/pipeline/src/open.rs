@@ -1,0 +1,549 @@
+//! First packets: from admission to confirmation. And connections judged again, and their end.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use erhu_conntrack::tcp::TcpState;
+use erhu_nat::{ATTEMPTS, Exhausted, Lease, Target, Wish};
+use erhu_planes::connections::{Class, NO_REFERENCE, flags, status};
+use erhu_planes::events::{Event, mask};
+use erhu_planes::program::{AddressRange, Hook, PortRange, RejectKind, SourceChoice, states};
+use erhu_planes::tuple::{Key, Key4, proto};
+use erhu_planes::{Counter, DropReason, TICKS_PER_SECOND, Tuple};
+use erhu_route::Found;
+use erhu_rules::{Facts, Verdict};
+use erhu_table::{Entry, Taken};
+use erhu_wire::rewrite::Rewrite4;
+
+use crate::buffer::Buffers;
+use crate::judge::{Judged, refusal};
+use crate::policy::{Interface, Policy};
+use crate::slow::flow;
+use crate::worker::{Fate, Meta, Worker};
+
+/// How a connection's source is translated.
+#[derive(Clone, Debug)]
+pub(crate) enum Translation<'p> {
+    /// Not at all, unless its reply tuple is taken.
+    None,
+    /// To a pool.
+    Pool { index: u16, ports: Option<PortRange>, random: bool },
+    /// To some addresses.
+    Addresses { ranges: &'p [AddressRange], ports: Option<PortRange>, random: bool, persistent: bool },
+    /// To an interface's address.
+    Address { address: IpAddr, ports: Option<PortRange>, random: bool },
+}
+
+/// A connection that rules have accepted.
+pub(crate) struct Opening<'p> {
+    pub meta: &'p Meta,
+    pub translation: Translation<'p>,
+    /// Zone of the reply tuple.
+    pub reply_zone: u16,
+    /// Interface that original packets leave by; none for connections to the router.
+    pub egress: Option<&'p Interface>,
+    /// Decision for original packets.
+    pub target: Judged,
+    /// Packet mark at the end of its way through the rules.
+    pub mark: u32,
+}
+
+/// Tick at which a connection ends if nothing refreshes it: one more than the sum, for it was seen some time after its
+/// tick had begun, and a timeout never fires early.
+pub(crate) fn deadline(entry: Entry<'_>) -> u32 {
+    last_seen(entry).saturating_add(entry.cold().timeout.load(Ordering::Relaxed)).saturating_add(1)
+}
+
+fn last_seen(entry: Entry<'_>) -> u32 {
+    let seen = |direction| entry.hot4(direction).last_seen.load(Ordering::Relaxed);
+    seen(0).max(seen(1))
+}
+
+impl<P: Buffers> Worker<P> {
+    /// A packet without a connection. `None`: another worker made one meanwhile, look again.
+    pub(crate) fn open(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Option<Fate> {
+        let policy = self.policy();
+        if !self.can_open(buffer, meta) {
+            return Some(self.invalid(buffer, meta));
+        }
+        let (_, dst) = meta.addresses();
+        if policy.pools.owner(meta.zone, dst).is_some() {
+            return Some(Fate::Drop(self.unsolicited(meta, meta.zone, dst)));
+        }
+        let zone = policy.zone(meta.zone);
+        if let Err(reason) = self.below_limit(zone).and_then(|()| self.take_rate(zone)) {
+            return Some(self.refuse(meta, reason));
+        }
+        let mut facts = meta.facts(&policy, states::NEW);
+        let (verdict, effects) = self.run_hook(Hook::Prerouting, &facts);
+        facts.mark = effects.mark;
+        if let Some((reason, _)) = refusal(&verdict) {
+            return Some(Fate::Drop(reason));
+        }
+        let (egress, hop) = match policy.routes.lookup(meta.zone, dst, flow(meta)) {
+            Found::Via { interface, next_hop } => match policy.interface_at(interface) {
+                Some(interface) => (interface, next_hop),
+                None => return Some(Fate::Drop(DropReason::NoRoute)),
+            },
+            Found::Local { .. } => return self.open_local(buffer, meta, &facts),
+            other => return Some(self.unroutable(buffer, meta, &other)),
+        };
+        if policy.pools.owner(egress.zone, dst).is_some() {
+            return Some(Fate::Drop(self.unsolicited(meta, egress.zone, dst)));
+        }
+        if meta.parsed.ttl <= 1 {
+            return Some(self.ttl_expired(buffer, meta));
+        }
+        if let Some(fate) = self.too_big(buffer, meta, egress.mtu) {
+            return Some(fate);
+        }
+        if egress.zone != meta.zone
+            && let Err(reason) = self.below_limit(policy.zone(egress.zone))
+        {
+            return Some(self.refuse(meta, reason));
+        }
+        facts.egress = Some(egress.index);
+        facts.egress_zone = Some(egress.zone);
+        let (verdict, effects) = self.run_hook(Hook::Forward, &facts);
+        facts.mark = effects.mark;
+        if let Some((reason, reject)) = refusal(&verdict) {
+            let judged = Judged::Refuse { reason, reject, packet_kind: false };
+            return Some(self.refuse_packet(buffer, meta, &judged));
+        }
+        let (translation, mark) = match self.translation(&policy, &facts, egress) {
+            Ok(found) => found,
+            Err(reason) => return Some(Fate::Drop(reason)),
+        };
+        let Some(adjacency) = self.shared.adjacencies.find_or_add(egress, hop) else {
+            return Some(Fate::Drop(DropReason::NoNeighbour));
+        };
+        let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind: false };
+        let opening =
+            Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark };
+        match self.confirm(buffer, &opening) {
+            Ok(entry_line) => {
+                let shared = self.shared();
+                let entry = shared.table.entry_at(entry_line)?;
+                crate::fast::rewrite(buffer, &meta.parsed, entry.hot4(0));
+                Some(Fate::Send { adjacency })
+            }
+            Err(None) => None,
+            Err(Some(reason)) => {
+                if reason == DropReason::PoolExhausted {
+                    self.answer(buffer, &meta.parsed, meta.slot, meta.zone, RejectKind::Host);
+                }
+                Some(self.refuse(meta, reason))
+            }
+        }
+    }
+
+    /// A new packet to a pool's address: nobody has that port, or somebody whose filtering refuses this remote.
+    fn unsolicited(&self, meta: &Meta, zone: u16, dst: IpAddr) -> DropReason {
+        let tuple = meta.tuple();
+        let port = if tuple.proto == proto::ICMP { tuple.sport } else { tuple.dport };
+        match self.shared.nat.mapping_at(zone, dst, port, tuple.proto, tuple.src) {
+            Some(_) => DropReason::Filtered,
+            None => DropReason::NoMapping,
+        }
+    }
+
+    fn refuse(&mut self, _meta: &Meta, reason: DropReason) -> Fate {
+        self.tally.refuse(reason);
+        Fate::Drop(reason)
+    }
+
+    /// What postrouting wants of a first packet, and the mark it leaves with.
+    pub(crate) fn translation<'p>(
+        &mut self,
+        policy: &'p Policy,
+        facts: &Facts,
+        egress: &Interface,
+    ) -> Result<(Translation<'p>, u32), DropReason> {
+        let (verdict, effects) = self.run_hook(Hook::Postrouting, facts);
+        let translation = match verdict {
+            Verdict::Snat { action } => {
+                let snat = policy.rules.snat(action);
+                let (ports, random) = (snat.ports, snat.random);
+                match &snat.source {
+                    SourceChoice::Pool(index) => Translation::Pool { index: *index, ports, random },
+                    SourceChoice::To(ranges) => {
+                        Translation::Addresses { ranges, ports, random, persistent: snat.persistent }
+                    }
+                }
+            }
+            Verdict::Masquerade { ports, random } => match egress.primary_v4() {
+                Some(address) => Translation::Address { address: address.into(), ports, random },
+                None => return Err(DropReason::PoolExhausted),
+            },
+            other => match refusal(&other) {
+                Some((reason, _)) => return Err(reason),
+                None => Translation::None,
+            },
+        };
+        Ok((translation, effects.mark))
+    }
+
+    /// Whether postrouting would translate such a packet.
+    pub(crate) fn would_translate(&mut self, facts: &Facts) -> bool {
+        let (verdict, _) = self.run_hook(Hook::Postrouting, facts);
+        matches!(verdict, Verdict::Snat { .. } | Verdict::Masquerade { .. })
+    }
+
+    /// Reserves, translates, publishes. `Ok`: the entry's line. `Err(None)`: somebody else was faster.
+    pub(crate) fn confirm(&mut self, buffer: &P::Buffer, opening: &Opening<'_>) -> Result<u32, Option<DropReason>> {
+        let shared = self.shared();
+        let table = &shared.table;
+        let original = opening.meta.tuple();
+        if !self.take_place(original.zone) {
+            return Err(Some(DropReason::TableFull));
+        }
+        let class = if original.proto == proto::TCP { Class::Tcp4 } else { Class::Udp4 };
+        let Some(slot) = self.own.alloc(table, class) else {
+            table.release_admission();
+            return Err(Some(DropReason::TableFull));
+        };
+        if let Err(reason) = self.book(original.zone, opening.reply_zone) {
+            self.own.discard(table, slot);
+            table.release_admission();
+            return Err(Some(reason));
+        }
+        let mut attempt = 0;
+        let outcome = loop {
+            let (reply, lease) = match self.reply_tuple(opening, &original, attempt) {
+                Ok(found) => found,
+                Err(reason) => break Err(Some(reason)),
+            };
+            let (key, reply_key) = (opening.meta.key, key4(&reply));
+            if key == reply_key {
+                self.give_back(lease.as_ref());
+                break Err(Some(DropReason::Clash));
+            }
+            self.write_identity(slot.entry(table), key, reply_key, opening, lease.as_ref());
+            match table.insert(&slot, &Key::V4(key), &Key::V4(reply_key)) {
+                Ok(()) => break Ok((reply, lease)),
+                Err(taken) => {
+                    self.give_back(lease.as_ref());
+                    match taken {
+                        Taken::Original(_) => break Err(None),
+                        Taken::IndexFull => break Err(Some(DropReason::TableFull)),
+                        Taken::Reply(_) => attempt += 1,
+                    }
+                }
+            }
+            if attempt > ATTEMPTS {
+                break Err(Some(DropReason::Clash));
+            }
+        };
+        match outcome {
+            Ok((reply, _)) => {
+                if attempt > 0 {
+                    self.tally.count(Counter::ClashRemapped);
+                }
+                let entry = slot.entry(table);
+                self.publish_entry(buffer, entry, opening, &reply);
+                Ok(entry.line())
+            }
+            Err(reason) => {
+                self.unbook(original.zone, opening.reply_zone);
+                self.own.discard(table, slot);
+                table.release_admission();
+                Err(reason)
+            }
+        }
+    }
+
+    fn give_back(&self, lease: Option<&Lease>) {
+        if let Some(lease) = lease {
+            self.shared.nat.release_at_once(lease);
+        }
+    }
+
+    /// The reply tuple, translated where rules want it or, from the second attempt on, where it is taken.
+    fn reply_tuple(
+        &mut self,
+        opening: &Opening<'_>,
+        original: &Tuple,
+        attempt: u32,
+    ) -> Result<(Tuple, Option<Lease>), DropReason> {
+        let plain = original.reversed().ok_or(DropReason::Invalid)?;
+        let plain = Tuple { zone: opening.reply_zone, ..plain };
+        let policy = self.policy();
+        let (target, ports, random) = match &opening.translation {
+            Translation::None if attempt == 0 => return Ok((plain, None)),
+            Translation::None if opening.egress.is_none() => return Err(DropReason::Clash),
+            Translation::None => (Target::Address(original.src), None, false),
+            Translation::Pool { index, ports, random } => {
+                let spec = policy.pools.get(usize::from(*index)).ok_or(DropReason::PoolExhausted)?;
+                (Target::Pool(spec), *ports, *random)
+            }
+            Translation::Addresses { ranges, ports, random, persistent } => {
+                (Target::Addresses { ranges, persistent: *persistent }, *ports, *random)
+            }
+            Translation::Address { address, ports, random } => {
+                (Target::Address(*address), *ports, *random)
+            }
+        };
+        let (zone, now_tick) = (opening.reply_zone, self.clock.tick);
+        let wish = Wish { target, ports, random, original: *original, zone, now_tick };
+        let is_none = matches!(opening.translation, Translation::None);
+        match self.shared.nat.choose(&wish, attempt, &mut self.rng, |_, _| true) {
+            Ok(lease) => {
+                let (address, port) = (lease.address, lease.port);
+                let reply = if original.is_icmp() {
+                    Tuple { dst: address, sport: port, ..plain }
+                } else {
+                    Tuple { dst: address, dport: port, ..plain }
+                };
+                Ok((reply, Some(lease)))
+            }
+            Err(Exhausted::Clash) => Err(DropReason::Clash),
+            Err(_) if is_none => Err(DropReason::Clash),
+            Err(_) => Err(DropReason::PoolExhausted),
+        }
+    }
+
+    /// Writes both hot lines' keys and rewrites, and what ends a connection needs.
+    fn write_identity(
+        &self,
+        entry: Entry<'_>,
+        key: Key4,
+        reply: Key4,
+        opening: &Opening<'_>,
+        lease: Option<&Lease>,
+    ) {
+        let relaxed = Ordering::Relaxed;
+        let owner = u16::try_from(self.index).unwrap_or(0) << flags::OWNER_SHIFT;
+        let is_tcp = if key.proto() == proto::TCP { flags::TCP } else { 0 };
+        let egress = opening.egress.map_or(opening.meta.slot, |i| i.slot);
+        let sides = [(key, reply, opening.meta.slot, 0), (reply, key, egress, flags::REPLY)];
+        for (direction, (key, other, interface, side)) in sides.into_iter().enumerate() {
+            let hot = entry.hot4(direction);
+            let to = turned(other);
+            let rewrite = Rewrite4::new(key.proto(), (key.0[0], low(key)), to);
+            hot.key[0].store(key.0[0], relaxed);
+            hot.key[1].store(key.0[1], relaxed);
+            hot.addresses.store(rewrite.addresses, relaxed);
+            let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
+            hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
+            let translates = if to != (key.0[0], low(key)) { flags::TRANSLATE } else { 0 };
+            hot.flags.store(owner | is_tcp | side | translates, relaxed);
+            hot.interface.store(interface, relaxed);
+            hot.decision.store(0, relaxed);
+            hot.packets.store(0, relaxed);
+            hot.bytes.store(0, relaxed);
+            hot.last_seen.store(0, relaxed);
+        }
+        let cold = entry.cold();
+        cold.mapping.store(lease.map_or(NO_REFERENCE, |l| l.mapping), relaxed);
+        cold.nat_kind.store(lease.map_or(0, |l| l.kind), relaxed);
+    }
+
+    /// The connection exists: decides both directions, starts its clock, counts and tells.
+    fn publish_entry(&mut self, buffer: &P::Buffer, entry: Entry<'_>, opening: &Opening<'_>, reply: &Tuple) {
+        let relaxed = Ordering::Relaxed;
+        let original = opening.meta.tuple();
+        let now = self.clock;
+        let cold = entry.cold();
+        let is_translated = entry.hot4(0).flags.load(relaxed) & flags::TRANSLATE != 0;
+        let mut bits = status::CONFIRMED | status::SRC_NAT_DONE | status::DST_NAT_DONE;
+        if is_translated {
+            bits |= status::SRC_NAT;
+        }
+        cold.created_ns.store(now.wall_ns, relaxed);
+        cold.status.store(bits, relaxed);
+        cold.mark.store(0, relaxed);
+        cold.first_mark.store(opening.mark, relaxed);
+        cold.owner.store(u8::try_from(self.index).unwrap_or(0), relaxed);
+        cold.class.store(entry.class() as u8, relaxed);
+        cold.egress.store(opening.egress.map_or(crate::policy::NO_SLOT, |i| i.slot), relaxed);
+        cold.stream_from.store(now.tick + 2 * TICKS_PER_SECOND, relaxed);
+        self.start_tracking(buffer, opening.meta, entry);
+        crate::fast::count(entry.hot4(0), now.tick, opening.meta.parsed.length);
+        let (original_side, reply_side) = self.decide_both(entry, opening.target);
+        self.store_decision(entry, 0, &original_side);
+        self.store_decision(entry, 1, &reply_side);
+        let id = self.own.next_id(&self.shared.table);
+        // Release; pairs with the Acquire of readers: from here on the entry is visible to them.
+        cold.id.store(id, Ordering::Release);
+        let shared = self.shared();
+        if let Some(wheel) = self.wheel.as_mut() {
+            wheel.arm(&shared.table, entry, deadline(entry));
+        }
+        self.count_in_zones(original.zone, reply.zone, |block| &block.created);
+        self.tally.created();
+        self.tell(entry, mask::NEW);
+    }
+
+    /// Decisions for packets after the first one.
+    fn decide_both(&mut self, entry: Entry<'_>, first: Judged) -> (Judged, Judged) {
+        if first == Judged::Local {
+            return (Judged::Local, Judged::Local);
+        }
+        let mut original = self.leg(entry, 0, states::ESTABLISHED);
+        let mut reply = self.leg(entry, 1, states::ESTABLISHED);
+        (self.judge(&mut original), self.judge(&mut reply))
+    }
+
+    /// Judges a connection as its first packet would be judged now, and decides its directions anew. `false`: it must
+    /// end.
+    pub(crate) fn reevaluate(&mut self, entry: Entry<'_>) -> bool {
+        let relaxed = Ordering::Relaxed;
+        let policy = self.policy();
+        let key = |direction: usize| {
+            let hot = entry.hot4(direction);
+            Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]).tuple()
+        };
+        let (original, reply) = (key(0), key(1));
+        let Some(ingress) = policy.interface(entry.hot4(0).interface.load(relaxed)) else { return false };
+        if ingress.zone != original.zone {
+            return false;
+        }
+        let mut first = self.leg(entry, 0, states::NEW);
+        first.facts.dst = original.dst;
+        first.facts.dport = original.dport;
+        let (verdict, effects) = self.run_hook(Hook::Prerouting, &first.facts);
+        if refusal(&verdict).is_some() {
+            return false;
+        }
+        first.facts.mark = effects.mark;
+        if entry.cold().egress.load(relaxed) == crate::policy::NO_SLOT {
+            return self.reevaluate_local(entry, &first.facts);
+        }
+        if policy.pools.owner(original.zone, original.dst).is_some() {
+            return false;
+        }
+        let Judged::Forward { egress, .. } = self.judge(&mut first) else { return false };
+        let Some(egress) = policy.interface(egress) else { return false };
+        if egress.zone != reply.zone || policy.pools.owner(egress.zone, original.dst).is_some() {
+            return false;
+        }
+        let Ok((translation, _)) = self.translation(&policy, &first.facts, egress) else { return false };
+        if !agrees(&translation, &policy, &original, &reply) {
+            return false;
+        }
+        entry.hot4(1).interface.store(egress.slot, relaxed);
+        entry.cold().egress.store(egress.slot, relaxed);
+        let mut sides = [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
+        for (direction, leg) in sides.iter_mut().enumerate() {
+            let judged = self.judge(leg);
+            self.store_decision(entry, direction, &judged);
+        }
+        true
+    }
+
+    fn reevaluate_local(&mut self, entry: Entry<'_>, facts: &Facts) -> bool {
+        let (verdict, _) = self.run_hook(Hook::Input, facts);
+        let zone = facts.zone.unwrap_or(0);
+        if refusal(&verdict).is_some() || !self.policy.routes.is_local(zone, facts.dst) {
+            return false;
+        }
+        self.store_decision(entry, 0, &Judged::Local);
+        self.store_decision(entry, 1, &Judged::Local);
+        true
+    }
+
+    /// Ends a connection: out of the index, ports back, counted, told.
+    pub(crate) fn end(&mut self, entry: Entry<'_>, disarm: bool) {
+        let relaxed = Ordering::Relaxed;
+        let shared = self.shared();
+        let mut keys = [Key4::default(); 2];
+        for (direction, key) in keys.iter_mut().enumerate() {
+            let hot = entry.hot4(direction);
+            *key = Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]);
+            let bits = hot.flags.load(relaxed);
+            if bits & flags::HOLDS_ADJACENCY != 0 {
+                let number = u32::try_from(hot.decision.load(relaxed) >> 32).unwrap_or(0);
+                shared.adjacencies.get(number).let_go();
+            }
+            hot.flags.store((bits | flags::DEAD) & !flags::HOLDS_ADJACENCY, relaxed);
+        }
+        let cold = entry.cold();
+        cold.status.store(cold.status.load(relaxed) | status::DYING, relaxed);
+        self.tell(entry, mask::DESTROY);
+        if disarm && let Some(wheel) = self.wheel.as_mut() {
+            wheel.disarm(&shared.table, entry);
+        }
+        shared.table.remove(entry, &Key::V4(keys[0]), &Key::V4(keys[1]));
+        let (original, reply) = (keys[0].tuple(), keys[1].tuple());
+        let (kind, mapping) = (cold.nat_kind.load(relaxed), cold.mapping.load(relaxed));
+        if let Some(lease) = Lease::rebuild(kind, mapping, &reply) {
+            // RFC 6888 REQ-8a: a connection that was seen to close leaves no port to rest.
+            let closed = [TcpState::TimeWait as u8, TcpState::Close as u8];
+            if original.proto == proto::TCP && closed.contains(&cold.state.load(relaxed)) {
+                shared.nat.release_at_once(&lease);
+            } else {
+                shared.nat.release(&lease, self.clock.tick);
+            }
+        }
+        self.unbook(original.zone, reply.zone);
+        self.count_in_zones(original.zone, reply.zone, |block| &block.ended);
+        self.tally.ended();
+        self.own.retire(&shared.table, entry);
+        shared.table.release_admission();
+    }
+
+    /// Writes an event if anybody wants such.
+    pub(crate) fn tell(&self, entry: Entry<'_>, kind: u32) {
+        if self.shared.events.wanted() & kind == 0 {
+            return;
+        }
+        let relaxed = Ordering::Relaxed;
+        let (cold, sides) = (entry.cold(), [entry.hot4(0), entry.hot4(1)]);
+        let tuple = |d: usize| Key4([sides[d].key[0].load(relaxed), sides[d].key[1].load(relaxed)]).tuple();
+        let counts = |d: usize| [sides[d].packets.load(relaxed), sides[d].bytes.load(relaxed)];
+        let timeout = cold.timeout.load(relaxed);
+        let left = last_seen(entry).saturating_add(timeout).saturating_sub(self.clock.tick);
+        let event = Event {
+            time_ns: self.clock.wall_ns,
+            id: cold.id.load(relaxed),
+            mask: kind,
+            status: cold.status.load(relaxed),
+            mark: cold.mark.load(relaxed),
+            timeout: if kind == mask::DESTROY { left } else { timeout },
+            state: cold.state.load(relaxed),
+            original: tuple(0),
+            reply: tuple(1),
+            original_count: counts(0),
+            reply_count: counts(1),
+        };
+        self.shared.events.write(self.index, &event);
+    }
+}
+
+/// Whether a connection's translation is one that the rules would give.
+fn agrees(wanted: &Translation<'_>, policy: &Policy, original: &Tuple, reply: &Tuple) -> bool {
+    let (address, port) = (reply.dst, if original.is_icmp() { reply.sport } else { reply.dport });
+    let in_range = |ports: Option<PortRange>| {
+        original.is_icmp() || ports.is_none_or(|r| (r.first..=r.last).contains(&port))
+    };
+    match wanted {
+        Translation::None => address == original.src,
+        Translation::Pool { index, ports, .. } => policy.program.pools.get(usize::from(*index)).is_some_and(|pool| {
+            pool.addresses.iter().any(|r| r.contains(address)) && in_range(Some(ports.unwrap_or(pool.ports)))
+        }),
+        Translation::Addresses { ranges, ports, .. } => {
+            ranges.iter().any(|r| r.contains(address)) && in_range(*ports)
+        }
+        Translation::Address { address: wanted, ports, .. } => *wanted == address && in_range(*ports),
+    }
+}
+
+/// A tuple's key. Tuples of packets that got this far are IPv4.
+fn key4(tuple: &Tuple) -> Key4 {
+    match Key::from(tuple) {
+        Key::V4(key) => key,
+        Key::V6(_) => Key4::default(),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+const fn low(key: Key4) -> u32 {
+    key.0[1] as u32
+}
+
+/// What packets of a direction look like once translated: the other direction's key, turned round.
+fn turned(other: Key4) -> (u64, u32) {
+    let addresses = other.0[0].rotate_left(32);
+    let ports = if other.proto() == proto::ICMP { low(other) } else { low(other).rotate_left(16) };
+    (addresses, ports)
+}

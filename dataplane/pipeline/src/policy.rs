@@ -1,0 +1,328 @@
+//! A rule program made ready for workers: immutable, shared by pointer, replaced as a whole.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use erhu_conntrack::Timeouts;
+use erhu_nat::{Nat, Pools};
+use erhu_planes::program::{Encapsulation, InterfaceAddress, Program, Tracking};
+use erhu_route::Routes;
+use erhu_rules::Rules;
+use hashbrown::HashMap;
+
+/// Marks a port and VLAN that belong to no interface.
+pub const NO_SLOT: u16 = u16::MAX;
+const TAGS: usize = 4096;
+
+/// A port as the policy needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// Name in the configuration.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+}
+
+/// An interface of the running policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name.
+    pub name: String,
+    /// Index in the program; rules know it by this.
+    pub index: u16,
+    /// Stable number over reloads; connections, adjacencies and statistics know it by this.
+    pub slot: u16,
+    /// Port number.
+    pub port: u16,
+    /// VLAN tag, 0 for none.
+    pub vlan: u16,
+    /// Zone id.
+    pub zone: u16,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Own MAC address.
+    pub mac: [u8; 6],
+    /// Own addresses.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Answers ARP for addresses that are routed elsewhere.
+    pub proxy_arp: bool,
+    /// Raw rules may touch its packets.
+    pub has_raw: bool,
+}
+
+impl Interface {
+    /// The first IPv4 address, if it has one.
+    pub fn primary_v4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|a| match a.address {
+            IpAddr::V4(a) => Some(a),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The own address to speak to a neighbour from: one whose prefix holds it, else the first.
+    pub fn source_for(&self, neighbour: IpAddr) -> Option<Ipv4Addr> {
+        let near = self.addresses.iter().find(|a| self.holds(a, neighbour)).map(|a| a.address);
+        match near {
+            Some(IpAddr::V4(a)) => Some(a),
+            _ => self.primary_v4(),
+        }
+    }
+
+    fn holds(&self, own: &InterfaceAddress, other: IpAddr) -> bool {
+        erhu_planes::program::Prefix::new(own.address, own.length).is_some_and(|p| p.contains(other))
+    }
+
+    /// Whether an address is one of its own.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|a| a.address == address)
+    }
+
+    /// Whether an address lies in one of its connected prefixes.
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|a| self.holds(a, address))
+    }
+}
+
+/// A zone of the running policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneFacts {
+    /// Zone id.
+    pub id: u16,
+    /// Its number in statistics.
+    pub slot: u16,
+    /// Connections it may have.
+    pub limit: Option<u32>,
+    /// Connections kept free for it.
+    pub reserve: u32,
+    /// New connections per second.
+    pub rate: Option<u32>,
+    /// TCP tracking.
+    pub tracking: Tracking,
+    /// Timeout policy.
+    pub timeout: u16,
+}
+
+/// Stable numbers of names, over all generations. Kept by the main thread.
+#[derive(Debug, Default)]
+pub struct Registry {
+    slots: HashMap<String, u16>,
+    names: Vec<(String, u16)>,
+}
+
+impl Registry {
+    /// The number of a name; the same name and `tag` always get the same one. `None` beyond `max`.
+    pub fn slot(&mut self, name: &str, tag: u16, max: usize) -> Option<u16> {
+        let key = format!("{name}\0{tag}");
+        if let Some(slot) = self.slots.get(&key) {
+            return Some(*slot);
+        }
+        let slot = u16::try_from(self.names.len()).ok().filter(|s| usize::from(*s) < max && *s != NO_SLOT)?;
+        self.slots.insert(key, slot);
+        self.names.push((name.to_owned(), tag));
+        Some(slot)
+    }
+
+    /// Names and tags by number.
+    pub fn names(&self) -> &[(String, u16)] {
+        &self.names
+    }
+}
+
+/// The registries of everything that keeps its number over reloads.
+#[derive(Debug, Default)]
+pub struct Registries {
+    /// Zones; the tag is the id.
+    pub zones: Registry,
+    /// Interfaces.
+    pub interfaces: Registry,
+    /// Named counters.
+    pub counters: Registry,
+}
+
+/// Why a valid program cannot run here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The configuration has no such port.
+    #[error("interface {interface}: there is no port {port} (ports: {ports})")]
+    NoSuchPort {
+        /// Interface.
+        interface: String,
+        /// Port that it names.
+        port: String,
+        /// Ports that there are.
+        ports: String,
+    },
+    /// More names than there is room for, over all generations since the start.
+    #[error("more than {max} {what} since the dataplane was started")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// Room.
+        max: usize,
+    },
+}
+
+/// A policy that workers run.
+#[derive(Debug)]
+pub struct Policy {
+    /// Generation number, from 1.
+    pub generation: u32,
+    /// The program itself.
+    pub program: Program,
+    /// Compiled rules.
+    pub rules: Rules,
+    /// Compiled routes.
+    pub routes: Routes,
+    /// Compiled pools.
+    pub pools: Pools,
+    /// Compiled timeout policies.
+    pub timeouts: Vec<Timeouts>,
+    interfaces: Vec<Option<Interface>>,
+    slot_of_index: Vec<u16>,
+    lookup: Vec<Box<[u16]>>,
+    zones: Vec<ZoneFacts>,
+    zone_at: HashMap<u16, u16>,
+    /// Stable numbers of named counters, by index in the program.
+    pub counter_slots: Vec<u16>,
+    /// Sum of the zones' reserves.
+    pub has_reserves: bool,
+}
+
+impl Policy {
+    /// Compiles a validated program for these ports.
+    ///
+    /// # Errors
+    /// [`PolicyError`] if it names a port that does not exist or there are too many names.
+    pub fn build(
+        program: Program,
+        generation: u32,
+        ports: &[PortFacts],
+        registries: &mut Registries,
+        nat: &Nat,
+    ) -> Result<Self, PolicyError> {
+        use erhu_planes::stats::{MAX_INTERFACES, MAX_NAMED, MAX_ZONES};
+        let too_many = |what, max| PolicyError::TooMany { what, max };
+        let rules = Rules::compile(&program);
+        let mut interfaces: Vec<Option<Interface>> = Vec::new();
+        let mut slot_of_index = Vec::new();
+        let mut lookup = vec![vec![NO_SLOT; TAGS].into_boxed_slice(); ports.len()];
+        for (index, i) in program.interfaces.iter().enumerate() {
+            let port = ports.iter().position(|p| p.name == i.port).ok_or_else(|| PolicyError::NoSuchPort {
+                interface: i.name.clone(),
+                port: i.port.clone(),
+                ports: ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+            })?;
+            let slot = registries
+                .interfaces
+                .slot(&i.name, 0, MAX_INTERFACES)
+                .ok_or_else(|| too_many("interfaces", MAX_INTERFACES))?;
+            let vlan = match i.encapsulation {
+                Encapsulation::Untagged => 0,
+                Encapsulation::Vlan(tag) => tag,
+            };
+            lookup[port][usize::from(vlan) % TAGS] = slot;
+            let index = u16::try_from(index).map_err(|_| too_many("interfaces", MAX_INTERFACES))?;
+            if interfaces.len() <= usize::from(slot) {
+                interfaces.resize(usize::from(slot) + 1, None);
+            }
+            slot_of_index.push(slot);
+            interfaces[usize::from(slot)] = Some(Interface {
+                name: i.name.clone(),
+                index,
+                slot,
+                port: u16::try_from(port).map_err(|_| too_many("ports", erhu_planes::MAX_PORTS))?,
+                vlan,
+                zone: i.zone,
+                mtu: i.mtu,
+                mac: i.mac.unwrap_or(ports[port].mac),
+                addresses: i.addresses.clone(),
+                proxy_arp: i.proxy_arp,
+                has_raw: rules.raw_rules_for(index),
+            });
+        }
+        let mut zones = Vec::new();
+        let mut zone_at = HashMap::new();
+        for zone in &program.zones {
+            let slot =
+                registries.zones.slot(&zone.name, zone.id, MAX_ZONES).ok_or_else(|| too_many("zones", MAX_ZONES))?;
+            zone_at.insert(zone.id, u16::try_from(zones.len()).map_err(|_| too_many("zones", MAX_ZONES))?);
+            zones.push(ZoneFacts {
+                id: zone.id,
+                slot,
+                limit: zone.limit,
+                reserve: zone.reserve,
+                rate: zone.rate,
+                tracking: zone.tracking,
+                timeout: zone.timeout,
+            });
+        }
+        let counters = program.counters.iter().map(|name| {
+            registries.counters.slot(name, 0, MAX_NAMED).ok_or_else(|| too_many("named counters", MAX_NAMED))
+        });
+        let counter_slots = counters.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            generation,
+            routes: Routes::build(&program),
+            pools: nat.compile(&program),
+            timeouts: Timeouts::compile_all(&program),
+            counter_slots,
+            has_reserves: zones.iter().any(|z| z.reserve > 0),
+            rules,
+            interfaces,
+            slot_of_index,
+            lookup,
+            zones,
+            zone_at,
+            program,
+        })
+    }
+
+    /// The interface of a stable number.
+    #[inline]
+    pub fn interface(&self, slot: u16) -> Option<&Interface> {
+        self.interfaces.get(usize::from(slot)).and_then(Option::as_ref)
+    }
+
+    /// The interface of a program index.
+    pub fn interface_at(&self, index: u16) -> Option<&Interface> {
+        self.slot_of_index.get(usize::from(index)).and_then(|s| self.interface(*s))
+    }
+
+    /// The interface that a port and VLAN (0 for none) belong to.
+    #[inline]
+    pub fn arrival(&self, port: u16, vlan: u16) -> Option<&Interface> {
+        let slot = self.lookup.get(usize::from(port))?.get(usize::from(vlan))?;
+        self.interface(*slot)
+    }
+
+    /// A zone's facts; a zone that nobody declared has those of an empty declaration.
+    #[inline]
+    pub fn zone(&self, id: u16) -> &ZoneFacts {
+        let at = if id == 0 { 0 } else { self.zone_at.get(&id).copied().unwrap_or(0) };
+        &self.zones[usize::from(at)]
+    }
+
+    /// All zones.
+    pub fn zones(&self) -> &[ZoneFacts] {
+        &self.zones
+    }
+
+    /// The timeouts of a zone.
+    #[inline]
+    pub fn timeouts_of(&self, zone: u16) -> &Timeouts {
+        let at = usize::from(self.zone(zone).timeout);
+        self.timeouts.get(at).unwrap_or(&self.timeouts[0])
+    }
+
+    /// Interfaces that exist.
+    pub fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.interfaces.iter().flatten()
+    }
+
+    /// Declared neighbours: `(interface slot, address, MAC)`.
+    pub fn static_neighbours(&self) -> impl Iterator<Item = (u16, IpAddr, [u8; 6])> {
+        self.program
+            .neighbours
+            .iter()
+            .filter_map(|n| Some((*self.slot_of_index.get(usize::from(n.interface))?, n.address, n.mac)))
+    }
+}

@@ -1,0 +1,94 @@
+//! ICMP errors about connections: translated both ways, the quoted packet included (RFC 5508 sections 4 and 5).
+//!
+//! An error about a packet of one direction travels in the other one, and is treated as a packet of that: its outer
+//! destination and the quoted packet become what the receiver knows. It neither refreshes nor ends the connection.
+
+use std::sync::atomic::Ordering;
+
+use erhu_planes::connections::flags;
+use erhu_planes::program::states;
+use erhu_planes::tuple::{FAMILY_V4, Key, Key4, pack_low, proto};
+use erhu_table::Reference;
+use erhu_wire::icmp::IcmpErrorV4;
+use erhu_wire::{icmp, ipv4, rewrite};
+
+use crate::buffer::{Buffer, Buffers};
+use crate::judge::{Judged, LOCAL};
+use crate::worker::{Fate, Meta, Worker};
+
+impl<P: Buffers> Worker<P> {
+    /// An ICMP error: related to a connection, or INVALID.
+    pub(crate) fn related(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
+        let Some((error, reference)) = self.quoted_connection(buffer, meta) else {
+            return self.invalid(buffer, meta);
+        };
+        if let Some(owner) = self.other_owner(reference) {
+            return Fate::HandOver(owner);
+        }
+        if !self.is_current(reference) {
+            return self.invalid(buffer, meta);
+        }
+        self.pass_related(buffer, meta, &error, reference)
+    }
+
+    /// The connection that an error is about, by the direction that the error travels in.
+    fn quoted_connection(&self, buffer: &P::Buffer, meta: &Meta) -> Option<(IcmpErrorV4, Reference)> {
+        let (l3, l4, end) = (meta.parsed.l3, meta.parsed.l4, meta.parsed.end);
+        let packet = buffer.frame().get(usize::from(l3)..usize::from(end))?;
+        let error = icmp::parse_error(packet, usize::from(l4 - l3))?;
+        let [quoted_source, _] = ipv4::split_addresses(error.inner.addresses);
+        let [_, destination] = ipv4::split_addresses(meta.parsed.addresses);
+        if quoted_source != destination {
+            return None;
+        }
+        let low = pack_low(error.inner.ports, error.inner.proto, FAMILY_V4, meta.zone);
+        let quoted = Key4([error.inner.addresses, low]).tuple();
+        let Key::V4(key) = Key::from(&quoted.reversed()?) else { return None };
+        let reference = self.shared.table.find4(self.shared.table.hash4(&key), &key)?;
+        Some((error, reference))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+    fn pass_related(
+        &mut self,
+        buffer: &mut P::Buffer,
+        meta: &Meta,
+        error: &IcmpErrorV4,
+        reference: Reference,
+    ) -> Fate {
+        let shared = self.shared();
+        let hot = shared.table.hot4(reference);
+        let decision = hot.decision.load(Ordering::Relaxed);
+        let bits = hot.flags.load(Ordering::Relaxed);
+        if bits & flags::NOT_FORWARDED != 0 && (decision >> 32) as u32 == LOCAL {
+            return self.input_related(buffer, meta);
+        }
+        if meta.parsed.ttl <= 1 {
+            return self.ttl_expired(buffer, meta);
+        }
+        let adjacency = match self.judge_packet(meta, reference, states::RELATED) {
+            Judged::Forward { adjacency, .. } => adjacency,
+            other => return self.refuse_packet(buffer, meta, &other),
+        };
+        let addresses = hot.addresses.load(Ordering::Relaxed);
+        let ports = hot.ports_deltas.load(Ordering::Relaxed) as u32;
+        let quoted_ports = if error.inner.proto == proto::ICMP { ports } else { ports.rotate_left(16) };
+        let (l3, l4, end) = (meta.parsed.l3, meta.parsed.l4, meta.parsed.end);
+        let ihl = usize::from(l4 - l3);
+        let Some(packet) = buffer.frame_mut().get_mut(usize::from(l3)..usize::from(end)) else {
+            return Fate::Drop(erhu_planes::DropReason::Malformed);
+        };
+        if icmp::rewrite_inner(packet, ihl, &error.inner, addresses.rotate_left(32), quoted_ports).is_none() {
+            return self.invalid(buffer, meta);
+        }
+        // RFC 5508 REQ-5c: an error from inside leaves with the mapped address as its source; one from outside keeps
+        // its own.
+        let [old_source, _] = ipv4::split_addresses(hot.key[0].load(Ordering::Relaxed));
+        let [new_source, new_destination] = ipv4::split_addresses(addresses);
+        let [own_source, _] = ipv4::split_addresses(meta.parsed.addresses);
+        let source = if old_source == new_source { own_source } else { new_source };
+        let outer = u64::from(source) | u64::from(new_destination) << 32;
+        rewrite::forward(buffer.frame_mut(), &meta.parsed, outer);
+        Fate::Send { adjacency }
+    }
+}

@@ -1,0 +1,203 @@
+//! What all workers of a dataplane share, and how they hand things to each other.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_queue::ArrayQueue;
+use erhu_nat::Nat;
+use erhu_planes::events::EventsRegion;
+use erhu_planes::stats::StatsRegion;
+use erhu_table::Table;
+
+use crate::neighbour::Adjacencies;
+use crate::policy::Policy;
+use crate::rate::RateLimit;
+
+/// Packets that travel together to another worker.
+pub const BATCH: usize = 16;
+/// Batches that one worker may have on the way to another.
+pub const RING: usize = 256;
+
+/// A packet on its way to the worker that owns its connection.
+#[derive(Debug)]
+pub struct Handed<B> {
+    /// The frame as it was received.
+    pub buffer: B,
+    /// Port it came in by.
+    pub port: u16,
+    /// Packet mark that raw rules gave it.
+    pub mark: u32,
+}
+
+/// Packets that travel together.
+pub type Batch<B> = Vec<Handed<B>>;
+
+/// Work for every worker, from the main thread.
+#[derive(Debug)]
+pub struct Job {
+    /// What to do.
+    pub kind: JobKind,
+    /// Workers that have not finished.
+    pub remaining: AtomicU32,
+    /// Connections ended so far.
+    pub ended: AtomicU64,
+}
+
+/// What a [`Job`] asks.
+#[derive(Debug)]
+pub enum JobKind {
+    /// End these `(line, id)`, each by its owner.
+    Delete(Vec<(u32, u64)>),
+    /// End all, or those with a tuple in a zone (0: both in `main`).
+    Flush(Option<u16>),
+}
+
+impl Job {
+    /// A job that every one of `workers` must finish.
+    pub fn new(kind: JobKind, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            remaining: AtomicU32::new(u32::try_from(workers).unwrap_or(0)),
+            ended: AtomicU64::new(0),
+        })
+    }
+
+    /// Connections that it ended, once every worker has finished.
+    pub fn result(&self) -> Option<u64> {
+        // Acquire; pairs with the workers' Release when they finish.
+        (self.remaining.load(Ordering::Acquire) == 0).then(|| self.ended.load(Ordering::Relaxed))
+    }
+}
+
+/// Per-zone state of admission, over all workers.
+#[derive(Debug, Default)]
+pub struct ZoneAccount {
+    /// Living connections with the original tuple here.
+    pub live_original: AtomicU32,
+    /// Living connections with either tuple here.
+    pub live: AtomicU32,
+    /// New connections per second.
+    pub rate: RateLimit,
+    /// ICMP errors per second.
+    pub icmp: RateLimit,
+}
+
+/// Everything that workers share.
+#[derive(Debug)]
+pub struct Shared<B> {
+    /// Connections.
+    pub table: Table,
+    /// Pools' ports and mappings.
+    pub nat: Nat,
+    /// Next hops.
+    pub adjacencies: Adjacencies,
+    /// Counters.
+    pub stats: StatsRegion,
+    /// Event rings.
+    pub events: EventsRegion,
+    /// Names of ports, by number.
+    pub ports: usize,
+    accounts: Box<[ZoneAccount]>,
+    /// Connections that reserves keep free now.
+    pub reserved_free: AtomicI64,
+    policy: Mutex<Option<Arc<Policy>>>,
+    generation: AtomicU32,
+    adopted: Box<[AtomicU32]>,
+    rings: Box<[ArrayQueue<Batch<B>>]>,
+    jobs: Box<[ArrayQueue<Arc<Job>>]>,
+    workers: usize,
+}
+
+impl<B> Shared<B> {
+    /// Puts the parts together for that many workers.
+    pub fn new(table: Table, nat: Nat, stats: StatsRegion, events: EventsRegion, workers: usize, ports: usize) -> Self {
+        Self {
+            table,
+            nat,
+            adjacencies: Adjacencies::default(),
+            stats,
+            events,
+            ports,
+            accounts: (0..=u16::MAX).map(|_| ZoneAccount::default()).collect(),
+            reserved_free: AtomicI64::new(0),
+            policy: Mutex::new(None),
+            generation: AtomicU32::new(0),
+            adopted: (0..workers).map(|_| AtomicU32::new(0)).collect(),
+            rings: (0..workers * workers).map(|_| ArrayQueue::new(RING)).collect(),
+            jobs: (0..workers).map(|_| ArrayQueue::new(64)).collect(),
+            workers,
+        }
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// A zone's account.
+    #[inline]
+    pub fn account(&self, zone: u16) -> &ZoneAccount {
+        &self.accounts[usize::from(zone)]
+    }
+
+    /// Makes a policy the one to run.
+    pub fn publish(&self, policy: Arc<Policy>) {
+        let generation = policy.generation;
+        if policy.has_reserves || self.policy().is_some_and(|p| p.has_reserves) {
+            let free = policy.zones().iter().map(|z| {
+                let live = self.account(z.id).live_original.load(Ordering::Relaxed);
+                i64::from(z.reserve.saturating_sub(live))
+            });
+            self.reserved_free.store(free.sum(), Ordering::Relaxed);
+        }
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
+        // Release; pairs with the Acquire in `newer_than`.
+        self.generation.store(generation, Ordering::Release);
+        self.stats.header().generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// The policy to run.
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The policy to run, if it is not the one of that generation.
+    #[inline]
+    pub fn newer_than(&self, generation: u32) -> Option<Arc<Policy>> {
+        if self.generation.load(Ordering::Acquire) == generation { None } else { self.policy() }
+    }
+
+    /// The running generation; 0 before the first.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// A worker runs that generation from its next packet on.
+    pub fn set_adopted(&self, worker: usize, generation: u32) {
+        // Release; pairs with the Acquire in `all_adopted`.
+        self.adopted[worker].store(generation, Ordering::Release);
+    }
+
+    /// Whether every worker runs that generation.
+    pub fn all_adopted(&self, generation: u32) -> bool {
+        self.adopted.iter().all(|a| a.load(Ordering::Acquire) == generation)
+    }
+
+    /// The ring from one worker to another.
+    #[inline]
+    pub fn ring(&self, from: usize, to: usize) -> &ArrayQueue<Batch<B>> {
+        &self.rings[from * self.workers + to]
+    }
+
+    /// A worker's jobs.
+    #[inline]
+    pub fn jobs(&self, worker: usize) -> &ArrayQueue<Arc<Job>> {
+        &self.jobs[worker]
+    }
+
+    /// Hands a job to every worker; `false` where one has too many already.
+    pub fn start(&self, job: &Arc<Job>) -> bool {
+        // To every worker, even where one has no room: those that got it finish it.
+        self.jobs.iter().filter(|queue| queue.push(job.clone()).is_err()).count() == 0
+    }
+}

@@ -1,0 +1,261 @@
+//! The slow path of packets that have, or might have, a connection; and of those that never do.
+
+use std::sync::atomic::Ordering;
+
+use erhu_planes::connections::flags;
+use erhu_planes::program::{Hook, RejectKind, states};
+use erhu_planes::{Counter, DropReason};
+use erhu_route::Found;
+use erhu_rules::Facts;
+use erhu_table::Reference;
+use erhu_wire::{Kind, Odd, icmp, ipv4, is_unforwardable_v4, rewrite};
+
+use crate::buffer::{Buffer, Buffers};
+use crate::judge::{Judged, LOCAL, Outcome, refusal};
+use crate::worker::{Fate, Meta, Worker};
+
+/// Don't-fragment bit in the first octet of the flags field.
+const DONT_FRAGMENT: u8 = 0x40;
+
+impl<P: Buffers> Worker<P> {
+    /// Everything that the fast path left: first packets, oddities, errors, what is not tracked.
+    pub(crate) fn slow(&mut self, buffer: &mut P::Buffer, meta: &mut Meta) -> Fate {
+        let [src, dst] = ipv4::split_addresses(meta.parsed.addresses);
+        if is_unforwardable_v4(src) || is_unforwardable_v4(dst) {
+            return Fate::Drop(DropReason::Unsupported);
+        }
+        meta.hash = self.shared.table.hash4(&meta.key);
+        match meta.parsed.kind {
+            Kind::Ipv4Odd(Odd::Fragment | Odd::OtherProtocol) => Fate::Drop(DropReason::Unsupported),
+            _ if meta.notrack => self.stateless(buffer, meta, states::UNTRACKED),
+            Kind::Ipv4Odd(Odd::L4Fault | Odd::IcmpOther) => self.invalid(buffer, meta),
+            Kind::Ipv4Odd(Odd::IcmpError) => self.related(buffer, meta),
+            Kind::Fast | Kind::Ipv4Odd(Odd::Options) => self.tracked(buffer, meta),
+            _ => Fate::Drop(DropReason::Unsupported),
+        }
+    }
+
+    /// Finds the packet's connection or makes one. A race with another worker, or a connection that has to end first,
+    /// makes it look again.
+    pub(crate) fn tracked(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
+        for _ in 0..8 {
+            let fate = match self.shared.table.find4(meta.hash, &meta.key) {
+                Some(reference) => self.hit(buffer, meta, reference),
+                None => self.open(buffer, meta),
+            };
+            if let Some(fate) = fate {
+                return fate;
+            }
+        }
+        self.tally.count(Counter::Bug);
+        Fate::Drop(DropReason::Clash)
+    }
+
+    /// A packet of a known connection. `None`: the connection had to end, look again.
+    fn hit(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Option<Fate> {
+        if let Some(owner) = self.other_owner(reference) {
+            return Some(Fate::HandOver(owner));
+        }
+        if !self.is_current(reference) {
+            return None;
+        }
+        let outcome = self.track(buffer.frame(), meta, reference);
+        Some(self.after_tracking(buffer, meta, reference, outcome))
+    }
+
+    /// The worker that owns a connection, if it is another one.
+    pub(crate) fn other_owner(&self, reference: Reference) -> Option<usize> {
+        let bits = self.shared.table.hot4(reference).flags.load(Ordering::Relaxed);
+        let owner = usize::from(bits >> flags::OWNER_SHIFT);
+        (owner != self.index).then_some(owner)
+    }
+
+    /// Judges a connection again if that was last done under other rules. `false`: it ended.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+    pub(crate) fn is_current(&mut self, reference: Reference) -> bool {
+        let decision = self.shared.table.hot4(reference).decision.load(Ordering::Relaxed);
+        if decision as u32 == self.policy.generation {
+            return true;
+        }
+        let shared = self.shared();
+        let entry = shared.table.entry(reference);
+        let stays = self.reevaluate(entry);
+        self.tally.count(Counter::Reevaluated);
+        if !stays {
+            self.tally.count(Counter::EndedByRules);
+            self.end(entry, true);
+        }
+        stays
+    }
+
+    /// Carries out what tracking found.
+    pub(crate) fn after_tracking(
+        &mut self,
+        buffer: &mut P::Buffer,
+        meta: &Meta,
+        reference: Reference,
+        outcome: Outcome,
+    ) -> Fate {
+        match outcome {
+            Outcome::Accept | Outcome::Ignore => self.pass(buffer, meta, reference),
+            Outcome::Invalid => self.invalid(buffer, meta),
+            Outcome::NoBuffer => Fate::Drop(DropReason::NoBuffer),
+            Outcome::Kill => {
+                let fate = self.pass(buffer, meta, reference);
+                let shared = self.shared();
+                self.end(shared.table.entry(reference), true);
+                fate
+            }
+            Outcome::Reopen => {
+                let shared = self.shared();
+                self.end(shared.table.entry(reference), true);
+                self.tracked(buffer, meta)
+            }
+        }
+    }
+
+    /// Forwards a packet that tracking accepted.
+    fn pass(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Fate {
+        let shared = self.shared();
+        let hot = shared.table.hot4(reference);
+        let bits = hot.flags.load(Ordering::Relaxed);
+        let decision = hot.decision.load(Ordering::Relaxed);
+        let target = (decision >> 32) as u32;
+        if bits & flags::NOT_FORWARDED != 0 && target == LOCAL {
+            return self.local_established(buffer, meta, reference);
+        }
+        if meta.parsed.ttl <= 1 {
+            return self.ttl_expired(buffer, meta);
+        }
+        let usual = bits & flags::PER_PACKET == 0 && hot.interface.load(Ordering::Relaxed) == meta.slot;
+        let adjacency = if !usual {
+            match self.judge_packet(meta, reference, states::ESTABLISHED) {
+                Judged::Forward { adjacency, .. } => adjacency,
+                other => return self.refuse_packet(buffer, meta, &other),
+            }
+        } else if bits & flags::NOT_FORWARDED != 0 {
+            let reason = DropReason::from_index(target as usize).unwrap_or(DropReason::Rule);
+            return Fate::Drop(reason);
+        } else {
+            target
+        };
+        if let Some(fate) = self.too_big(buffer, meta, shared.adjacencies.get(adjacency).egress().mtu) {
+            return fate;
+        }
+        crate::fast::rewrite(buffer, &meta.parsed, hot);
+        Fate::Send { adjacency }
+    }
+
+    /// Judges one packet of an established connection, or related to it, by the interface that it really came by.
+    pub(crate) fn judge_packet(&mut self, meta: &Meta, reference: Reference, state: u8) -> Judged {
+        let shared = self.shared();
+        let entry = shared.table.entry(reference);
+        let mut leg = self.leg(entry, reference.direction(), state);
+        let own = meta.facts(&self.policy, state);
+        leg.facts = Facts { dst: leg.facts.dst, dport: leg.facts.dport, mark: leg.facts.mark, ..own };
+        self.judge(&mut leg)
+    }
+
+    /// Answers, where an answer is due, and drops.
+    pub(crate) fn refuse_packet(&mut self, buffer: &P::Buffer, meta: &Meta, judged: &Judged) -> Fate {
+        match judged {
+            Judged::Refuse { reason, reject, .. } => {
+                if let Some(kind) = reject {
+                    self.answer(buffer, &meta.parsed, meta.slot, meta.zone, *kind);
+                }
+                Fate::Drop(*reason)
+            }
+            Judged::Local => Fate::Drop(DropReason::Unsupported),
+            Judged::Forward { .. } => Fate::Drop(DropReason::Rule),
+        }
+    }
+
+    /// The packet's time to live ran out.
+    pub(crate) fn ttl_expired(&mut self, buffer: &P::Buffer, meta: &Meta) -> Fate {
+        self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, (icmp::TIME_EXCEEDED, 0, 0));
+        Fate::Drop(DropReason::TtlExpired)
+    }
+
+    /// Ends a packet that is larger than the egress MTU.
+    pub(crate) fn too_big(&mut self, buffer: &P::Buffer, meta: &Meta, mtu: u16) -> Option<Fate> {
+        if meta.parsed.length <= mtu {
+            return None;
+        }
+        let flags = buffer.frame().get(usize::from(meta.parsed.l3) + 6).copied().unwrap_or(0);
+        if flags & DONT_FRAGMENT != 0 {
+            let what = (icmp::UNREACHABLE, icmp::unreachable::FRAGMENTATION_NEEDED, u32::from(mtu));
+            self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, what);
+        }
+        Some(Fate::Drop(DropReason::TooBig))
+    }
+
+    /// A packet that tracking calls INVALID: rules may drop it, and what should be translated does not leave.
+    pub(crate) fn invalid(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
+        self.tally.count(Counter::InvalidPackets);
+        self.stateless(buffer, meta, states::INVALID)
+    }
+
+    /// Forwards a packet that belongs to no connection, as it is, if the rules let it.
+    fn stateless(&mut self, buffer: &mut P::Buffer, meta: &Meta, state: u8) -> Fate {
+        let policy = self.policy();
+        let mut facts = meta.facts(&policy, state);
+        let is_invalid = state == states::INVALID;
+        let found = policy.routes.lookup(meta.zone, facts.dst, flow(meta));
+        let (interface, hop) = match found {
+            Found::Via { interface, next_hop } => match policy.interface_at(interface) {
+                Some(interface) => (interface, next_hop),
+                None => return Fate::Drop(DropReason::NoRoute),
+            },
+            Found::Local { .. } => return self.input_stateless(buffer, meta, &facts),
+            _ if is_invalid && policy.pools.owner(meta.zone, facts.dst).is_some() => {
+                return Fate::Drop(DropReason::Invalid);
+            }
+            other => return self.unroutable(buffer, meta, &other),
+        };
+        if meta.parsed.ttl <= 1 {
+            return self.ttl_expired(buffer, meta);
+        }
+        if let Some(fate) = self.too_big(buffer, meta, interface.mtu) {
+            return fate;
+        }
+        facts.egress = Some(interface.index);
+        facts.egress_zone = Some(interface.zone);
+        let (verdict, effects) = self.run_hook(Hook::Forward, &facts);
+        if let Some((reason, reject)) = refusal(&verdict) {
+            let judged = Judged::Refuse { reason, reject, packet_kind: false };
+            return self.refuse_packet(buffer, meta, &judged);
+        }
+        if is_invalid {
+            let to_pool = policy.pools.owner(meta.zone, facts.dst).is_some()
+                || policy.pools.owner(interface.zone, facts.dst).is_some();
+            // Judged as a new packet: what its connection would be given must not leave without it.
+            let as_new = Facts { state: states::NEW, mark: effects.mark, bytes: 0, ..facts };
+            if to_pool || self.would_translate(&as_new) {
+                return Fate::Drop(DropReason::Invalid);
+            }
+        }
+        rewrite::forward(buffer.frame_mut(), &meta.parsed, meta.parsed.addresses);
+        match self.shared.adjacencies.find_or_add(interface, hop) {
+            Some(adjacency) => Fate::Send { adjacency },
+            None => Fate::Drop(DropReason::NoNeighbour),
+        }
+    }
+
+    /// A packet that no route takes on.
+    pub(crate) fn unroutable(&mut self, buffer: &P::Buffer, meta: &Meta, found: &Found) -> Fate {
+        match found {
+            Found::Blackhole => Fate::Drop(DropReason::Blackhole),
+            Found::Broadcast { .. } => Fate::Drop(DropReason::Unsupported),
+            _ => {
+                self.answer(buffer, &meta.parsed, meta.slot, meta.zone, RejectKind::Net);
+                Fate::Drop(DropReason::NoRoute)
+            }
+        }
+    }
+}
+
+/// What equal routes are chosen by: the same for every packet of a flow.
+#[expect(clippy::cast_possible_truncation, reason = "any 32 bits of a hash will do")]
+pub(crate) const fn flow(meta: &Meta) -> u32 {
+    (meta.hash >> 16) as u32
+}

@@ -1,0 +1,602 @@
+//! One worker: its state, and the itinerary of a burst.
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use erhu_nat::Rng;
+use erhu_planes::connections::Cursor;
+use erhu_planes::program::Hook;
+use erhu_planes::tuple::{FAMILY_V4, Key4, pack_low, unpack_ports, unpack_v4};
+use erhu_planes::{Counter, DropReason, Tuple};
+use erhu_rules::{Effects, Facts, Verdict};
+use erhu_table::{Reference, Wheel, WorkerTable};
+use erhu_wire::{Kind, Odd, Parsed};
+
+use crate::buffer::{Buffer, Buffers};
+use crate::fast::Fast;
+use crate::policy::{Interface, Policy};
+use crate::shared::{BATCH, Batch, Handed, Job, JobKind, Shared};
+use crate::tally::Tally;
+use crate::waiting::Waiting;
+
+/// Packets that are processed together at most.
+pub const BURST: usize = 64;
+/// Entries that timers may look at in one loop.
+const TIMER_BUDGET: usize = 256;
+/// Slab entries that a flush may look at in one loop.
+const FLUSH_STEPS: u32 = 512;
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Boot time in ticks of 1/[`erhu_planes::TICKS_PER_SECOND`] s.
+    pub tick: u32,
+    /// Boot time in nanoseconds.
+    pub mono_ns: u64,
+    /// Real time in nanoseconds.
+    pub wall_ns: u64,
+}
+
+impl Now {
+    /// From boot time and real time, both in nanoseconds.
+    #[expect(clippy::cast_possible_truncation, reason = "ticks wrap after 8.5 years of uptime")]
+    pub const fn new(mono_ns: u64, wall_ns: u64) -> Self {
+        let per_tick = 1_000_000_000 / erhu_planes::TICKS_PER_SECOND as u64;
+        Self { tick: (mono_ns / per_tick) as u32, mono_ns, wall_ns }
+    }
+}
+
+/// What is to become of a packet after the first look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Look it up; the fast path may do.
+    LookUp,
+    /// IPv4, but not for the fast path.
+    Slow,
+    /// ARP.
+    Arp,
+    /// It ends here.
+    Drop(DropReason),
+}
+
+/// What stages know about a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meta {
+    pub parsed: Parsed,
+    way: Way,
+    /// Port it came in by.
+    pub port: u16,
+    /// Interface it came in by.
+    pub slot: u16,
+    /// Zone of that interface.
+    pub zone: u16,
+    /// Packet mark.
+    pub mark: u32,
+    /// A raw rule excluded it from tracking.
+    pub notrack: bool,
+    /// For look-ups; meaningful where `way` is `LookUp` or the packet is trackable.
+    pub key: Key4,
+    pub hash: u64,
+    candidate: Option<Reference>,
+}
+
+impl Meta {
+    /// Source and destination address.
+    #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
+    pub fn addresses(&self) -> (IpAddr, IpAddr) {
+        let word = self.parsed.addresses;
+        (unpack_v4(word as u32).into(), unpack_v4((word >> 32) as u32).into())
+    }
+
+    /// The packet's tuple.
+    pub fn tuple(&self) -> Tuple {
+        self.key.tuple()
+    }
+
+    /// The frame carries a sound transport header, or an ICMP message.
+    fn has_transport(&self) -> bool {
+        matches!(self.parsed.kind, Kind::Fast | Kind::Ipv4Odd(Odd::Options | Odd::IcmpError | Odd::IcmpOther))
+    }
+
+    /// What rules see of it, as it came in.
+    pub fn facts(&self, policy: &Policy, state: u8) -> Facts {
+        let (src, dst) = self.addresses();
+        let proto = self.parsed.proto;
+        let (sport, dport) = unpack_ports(proto, self.parsed.ports);
+        let (known, icmp) = (self.has_transport(), proto == erhu_planes::tuple::proto::ICMP);
+        Facts {
+            ingress: policy.interface(self.slot).map(|i| i.index),
+            egress: None,
+            zone: Some(self.zone),
+            egress_zone: None,
+            src,
+            dst,
+            proto,
+            sport,
+            dport,
+            has_ports: known && !icmp,
+            #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
+            icmp: (known && icmp).then_some(((dport >> 8) as u8, dport as u8)),
+            state,
+            mark: self.mark,
+            bytes: u32::from(self.parsed.length),
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It leaves by an adjacency, rewritten already. The key is what it came with, to quote it in an ICMP error.
+    Send { adjacency: u32 },
+    /// It became a packet of the router's own, which leaves by an adjacency.
+    Originate { adjacency: u32 },
+    /// It ends.
+    Drop(DropReason),
+    /// The router consumed it.
+    Consume,
+    /// Another worker owns its connection.
+    HandOver(usize),
+}
+
+/// A worker's own handle of something shared: counting who holds it during a call writes no line of other workers.
+#[derive(Debug)]
+pub(crate) struct Own<T>(Arc<T>);
+
+impl<T> Deref for Own<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A poll loop's own state.
+pub struct Worker<P: Buffers> {
+    pub(crate) shared: Arc<Shared<P::Buffer>>,
+    own_shared: Arc<Own<Shared<P::Buffer>>>,
+    pub(crate) index: usize,
+    pub(crate) policy: Arc<Policy>,
+    own_policy: Arc<Own<Policy>>,
+    pub(crate) buffers: P,
+    pub(crate) own: WorkerTable,
+    pub(crate) wheel: Option<Wheel>,
+    pub(crate) rng: Rng,
+    pub(crate) tally: Tally,
+    pub(crate) waiting: Waiting<P::Buffer>,
+    pub(crate) clock: Now,
+    pub(crate) sample: Cursor,
+    outboxes: Vec<Vec<P::Buffer>>,
+    metas: Vec<Meta>,
+    scratch: Vec<P::Buffer>,
+    handing: Vec<Batch<P::Buffer>>,
+    spare: Vec<Batch<P::Buffer>>,
+    flush: Option<(Arc<Job>, Cursor)>,
+    published_tick: u32,
+}
+
+impl<P: Buffers> Worker<P> {
+    /// A worker that has not seen a packet, running `policy`.
+    pub fn new(shared: Arc<Shared<P::Buffer>>, index: usize, policy: Arc<Policy>, buffers: P, seed: u64) -> Self {
+        let (workers, ports) = (shared.workers(), shared.ports);
+        let mut own = WorkerTable::new(index);
+        own.quiesce(&shared.table);
+        shared.set_adopted(index, policy.generation);
+        Self {
+            index,
+            own_policy: Arc::new(Own(policy.clone())),
+            own_shared: Arc::new(Own(shared.clone())),
+            policy,
+            buffers,
+            own,
+            wheel: Some(Wheel::new()),
+            rng: Rng::new(seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            tally: Tally::new(ports),
+            waiting: Waiting::default(),
+            clock: Now::new(0, 0),
+            sample: Cursor::default(),
+            outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
+            metas: Vec::with_capacity(BURST),
+            scratch: Vec::with_capacity(BURST),
+            handing: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
+            spare: Vec::new(),
+            flush: None,
+            published_tick: 0,
+            shared,
+        }
+    }
+
+    /// The policy, to hold during a call.
+    pub(crate) fn policy(&self) -> Arc<Own<Policy>> {
+        self.own_policy.clone()
+    }
+
+    /// What is shared, to hold during a call.
+    pub(crate) fn shared(&self) -> Arc<Own<Shared<P::Buffer>>> {
+        self.own_shared.clone()
+    }
+
+    /// This worker's number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The counters.
+    pub fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// Frames to send by a port; the caller takes them.
+    pub fn outbox(&mut self, port: usize) -> Option<&mut Vec<P::Buffer>> {
+        self.outboxes.get_mut(port)
+    }
+
+    /// Takes a burst of one port's packets through the stages. At most [`BURST`] at a time; the buffers are consumed.
+    pub fn receive(&mut self, port: u16, burst: &mut Vec<P::Buffer>, now: Now) {
+        self.clock = now;
+        for buffer in burst.iter() {
+            self.tally.received(port, buffer.frame().len());
+        }
+        let mut metas = std::mem::take(&mut self.metas);
+        metas.clear();
+        for buffer in burst.iter() {
+            let mut meta = self.parse(port, buffer);
+            if let Some(block) = self.shared.stats.interface(self.index, usize::from(meta.slot)) {
+                erhu_planes::stats::add(&block.rx_packets, 1);
+                erhu_planes::stats::add(&block.rx_bytes, buffer.frame().len() as u64);
+            }
+            if self.policy.interface(meta.slot).is_some_and(|i| i.has_raw) {
+                self.raw(&mut meta);
+            }
+            metas.push(meta);
+        }
+        self.decide(burst, &mut metas);
+        self.metas = metas;
+    }
+
+    /// Look up and decide, in order of arrival; `metas` are parsed and past the raw rules.
+    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+        for meta in metas.iter_mut() {
+            if meta.way == Way::LookUp {
+                meta.hash = self.shared.table.hash4(&meta.key);
+                self.shared.table.prefetch_bucket(meta.hash);
+            }
+        }
+        for meta in metas.iter_mut() {
+            if meta.way == Way::LookUp {
+                meta.candidate = self.shared.table.candidate(meta.hash);
+                if let Some(reference) = meta.candidate {
+                    self.shared.table.prefetch_hot(reference);
+                    if meta.parsed.proto == erhu_planes::tuple::proto::TCP {
+                        self.shared.table.prefetch_tcp(reference);
+                    }
+                }
+            }
+        }
+        for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
+            match meta.way {
+                Way::LookUp => self.look_up(buffer, meta),
+                Way::Slow => self.slow_path(buffer, meta),
+                Way::Arp => self.arp(buffer, meta),
+                Way::Drop(reason) => self.finish(buffer, meta, Fate::Drop(reason)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look_up(&mut self, mut buffer: P::Buffer, meta: &mut Meta) {
+        if let Some(reference) = meta.candidate {
+            match self.fast(&mut buffer, meta, reference) {
+                Fast::Sent(port) => {
+                    self.tally.count(Counter::FastPath);
+                    self.push(port, buffer);
+                    return;
+                }
+                Fast::NotHere => {}
+                Fast::Tracked(outcome) => {
+                    self.tally.count(Counter::SlowPath);
+                    let fate = self.after_tracking(&mut buffer, meta, reference, outcome);
+                    self.finish(buffer, meta, fate);
+                    return;
+                }
+            }
+        }
+        self.slow_path(buffer, meta);
+    }
+
+    #[cold]
+    fn slow_path(&mut self, mut buffer: P::Buffer, meta: &mut Meta) {
+        self.tally.count(Counter::SlowPath);
+        let fate = self.slow(&mut buffer, meta);
+        self.finish(buffer, meta, fate);
+    }
+
+    /// One pass over the frame, and which interface it belongs to.
+    #[inline(always)]
+    fn parse(&mut self, port: u16, buffer: &P::Buffer) -> Meta {
+        let frame = buffer.frame();
+        let parsed = erhu_wire::parse(frame, buffer.trust());
+        let mut meta = Meta {
+            parsed,
+            way: Way::Slow,
+            port,
+            slot: crate::policy::NO_SLOT,
+            zone: 0,
+            mark: 0,
+            notrack: false,
+            key: Key4::default(),
+            hash: 0,
+            candidate: None,
+        };
+        let Some(interface) = self.policy.arrival(port, parsed.vlan) else {
+            let reason = if frame.len() < 14 { DropReason::Malformed } else { DropReason::NoInterface };
+            meta.way = Way::Drop(reason);
+            return meta;
+        };
+        meta.slot = interface.slot;
+        meta.zone = interface.zone;
+        meta.way = Self::way(frame, &parsed, interface);
+        meta.key = Key4([parsed.addresses, pack_low(parsed.ports, parsed.proto, FAMILY_V4, interface.zone)]);
+        meta
+    }
+
+    #[inline(always)]
+    fn way(frame: &[u8], parsed: &Parsed, interface: &Interface) -> Way {
+        let Some(destination) = frame.first_chunk::<6>() else { return Way::Drop(DropReason::Malformed) };
+        let group = destination[0] & 1 != 0;
+        if !group && *destination != interface.mac {
+            return Way::Drop(DropReason::NotForUs);
+        }
+        match parsed.kind {
+            Kind::Malformed => Way::Drop(DropReason::Malformed),
+            Kind::Arp => Way::Arp,
+            _ if group => Way::Drop(DropReason::Unsupported),
+            Kind::Fast => Way::LookUp,
+            Kind::Ipv4Odd(_) => Way::Slow,
+            Kind::BadChecksum => Way::Drop(DropReason::BadChecksum),
+            Kind::Ipv6 | Kind::Other(_) => Way::Drop(DropReason::Unsupported),
+        }
+    }
+
+    /// Raw rules, for packets of interfaces that have any.
+    #[cold]
+    fn raw(&mut self, meta: &mut Meta) {
+        if !matches!(meta.way, Way::LookUp | Way::Slow) {
+            return;
+        }
+        let facts = meta.facts(&self.policy, 0);
+        let (verdict, effects) = self.run_hook(Hook::Raw, &facts);
+        meta.mark = effects.mark;
+        meta.notrack = effects.notrack;
+        if meta.notrack {
+            meta.way = Way::Slow;
+        }
+        if !matches!(verdict, Verdict::Accept) {
+            meta.way = Way::Drop(DropReason::RawRule);
+        }
+    }
+
+    /// Runs a hook's rules and counts what they count. Facts of 0 bytes are of no packet, and nothing is counted.
+    pub(crate) fn run_hook(&mut self, hook: Hook, facts: &Facts) -> (Verdict, Effects) {
+        let mut effects = Effects { mark: facts.mark, ..Effects::default() };
+        let (stats, index, slots) = (&self.shared.stats, self.index, &self.policy.counter_slots);
+        let verdict = self.policy.rules.run(hook, facts, &mut effects, &mut |counter| {
+            if facts.bytes == 0 {
+                return;
+            }
+            let slot = slots.get(usize::from(counter)).copied().unwrap_or(u16::MAX);
+            if let Some(named) = stats.named(index, usize::from(slot)) {
+                erhu_planes::stats::add(&named.packets, 1);
+                erhu_planes::stats::add(&named.bytes, u64::from(facts.bytes));
+            }
+        });
+        (verdict, effects)
+    }
+
+    /// Carries out what was decided.
+    pub(crate) fn finish(&mut self, buffer: P::Buffer, meta: &Meta, fate: Fate) {
+        match fate {
+            Fate::Send { adjacency } => self.leave(buffer, meta, adjacency),
+            Fate::Originate { adjacency } => {
+                self.tally.count(Counter::Consumed);
+                self.tally.count(Counter::Originated);
+                self.send_or_wait(buffer, meta.parsed, adjacency, None);
+            }
+            Fate::Drop(reason) => self.count_drop(meta.slot, meta.zone, reason),
+            Fate::Consume => self.tally.count(Counter::Consumed),
+            Fate::HandOver(to) => self.hand_over(buffer, meta, to),
+        }
+    }
+
+    /// Counts a packet that does not leave: per worker, per zone, per interface.
+    pub(crate) fn count_drop(&mut self, slot: u16, zone: u16, reason: DropReason) {
+        self.tally.drop(reason);
+        if slot == crate::policy::NO_SLOT {
+            return;
+        }
+        let zone = self.policy.zone(zone).slot;
+        if let Some(block) = self.shared.stats.zone(self.index, usize::from(zone)) {
+            erhu_planes::stats::add(&block.drops[reason.index()], 1);
+        }
+        if let Some(block) = self.shared.stats.interface(self.index, usize::from(slot)) {
+            erhu_planes::stats::add(&block.drops[reason.index()], 1);
+        }
+    }
+
+    /// A frame that is ready goes to its port's outbox.
+    #[inline]
+    pub(crate) fn push(&mut self, port: u16, buffer: P::Buffer) {
+        self.tally.sent(port, buffer.frame().len());
+        if let Some(outbox) = self.outboxes.get_mut(usize::from(port)) {
+            outbox.push(buffer);
+        }
+    }
+
+    fn hand_over(&mut self, buffer: P::Buffer, meta: &Meta, to: usize) {
+        let Some(batch) = self.handing.get_mut(to) else {
+            self.tally.count(Counter::Bug);
+            return self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
+        };
+        batch.push(Handed { buffer, port: meta.port, mark: meta.mark });
+        if batch.len() >= BATCH {
+            self.send_batch(to);
+        }
+    }
+
+    fn send_batch(&mut self, to: usize) {
+        let empty = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
+        let batch = std::mem::replace(&mut self.handing[to], empty);
+        self.tally.count_many(Counter::HandedOver, batch.len() as u64);
+        if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
+            for handed in batch.drain(..) {
+                let meta = self.parse(handed.port, &handed.buffer);
+                self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
+            }
+            self.spare.push(batch);
+        }
+    }
+
+    /// Sends on what was collected for other workers. Call after the last burst of a loop.
+    pub fn flush_handovers(&mut self) {
+        for to in 0..self.handing.len() {
+            if !self.handing[to].is_empty() {
+                self.send_batch(to);
+            }
+        }
+    }
+
+    /// Takes packets that other workers handed over. Returns how many there were.
+    pub fn take_handed(&mut self, now: Now) -> usize {
+        self.clock = now;
+        let mut taken = 0;
+        for from in 0..self.shared.workers() {
+            for _ in 0..BURST / BATCH {
+                let Some(mut batch) = self.shared.ring(from, self.index).pop() else { break };
+                taken += batch.len();
+                let mut metas = std::mem::take(&mut self.metas);
+                metas.clear();
+                let mut burst = std::mem::take(&mut self.scratch);
+                for handed in batch.drain(..) {
+                    // Counted where it came in; the raw rules' outcome came along.
+                    let mut meta = self.parse(handed.port, &handed.buffer);
+                    meta.mark = handed.mark;
+                    metas.push(meta);
+                    burst.push(handed.buffer);
+                }
+                self.decide(&mut burst, &mut metas);
+                (self.metas, self.scratch) = (metas, burst);
+                if self.spare.len() < self.handing.len() {
+                    self.spare.push(batch);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Everything between bursts: a new policy, timers, packets that wait for a neighbour, jobs. Bounded work; `true`
+    /// when nothing that is due now is left.
+    pub fn between_bursts(&mut self, now: Now) -> bool {
+        self.clock = now;
+        if let Some(policy) = self.shared.newer_than(self.policy.generation) {
+            let generation = policy.generation;
+            self.own_policy = Arc::new(Own(policy.clone()));
+            self.policy = policy;
+            self.shared.set_adopted(self.index, generation);
+        }
+        let timers_done = self.run_timers(now.tick);
+        self.serve_waiting();
+        let jobs_done = self.run_jobs();
+        self.own.quiesce(&self.shared.table);
+        if now.tick != self.published_tick {
+            self.published_tick = now.tick;
+            let slab = self.shared.table.region().slab();
+            slab.now_tick.store(now.tick, Ordering::Relaxed);
+            slab.now_ns.store(now.wall_ns, Ordering::Relaxed);
+        }
+        timers_done && jobs_done
+    }
+
+    /// Whether nothing of this worker waits for time to pass: no timer, no packet without a next hop.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.wheel.as_ref().is_none_or(Wheel::is_empty)
+    }
+
+    /// Stores the counters where readers see them.
+    pub fn publish(&self) {
+        if let Some(block) = self.shared.stats.worker(self.index) {
+            self.tally.publish(block, self.policy.generation);
+        }
+    }
+
+    fn run_timers(&mut self, now_tick: u32) -> bool {
+        // The wheel is taken out meanwhile so that ending an entry can reach the rest of the worker.
+        let Some(mut wheel) = self.wheel.take() else { return true };
+        let shared = self.shared();
+        let caught_up = wheel.advance(&shared.table, now_tick, TIMER_BUDGET, |entry, tick| {
+            let deadline = crate::open::deadline(entry);
+            if deadline > tick {
+                return Some(deadline);
+            }
+            self.end(entry, false);
+            None
+        });
+        self.wheel = Some(wheel);
+        caught_up
+    }
+
+    fn run_jobs(&mut self) -> bool {
+        if let Some((job, cursor)) = self.flush.take() {
+            self.flush_step(job, cursor);
+        } else if let Some(job) = self.shared.jobs(self.index).pop() {
+            match &job.kind {
+                JobKind::Delete(wanted) => {
+                    for (line, id) in wanted {
+                        self.end_if(*line, *id, &job);
+                    }
+                    job.remaining.fetch_sub(1, Ordering::Release);
+                }
+                JobKind::Flush(_) => self.flush_step(job.clone(), Cursor::default()),
+            }
+        }
+        self.flush.is_none() && self.shared.jobs(self.index).is_empty()
+    }
+
+    fn flush_step(&mut self, job: Arc<Job>, cursor: Cursor) {
+        let JobKind::Flush(zone) = job.kind else { return };
+        let mut doomed = Vec::new();
+        let next = self.shared.table.region().walk(cursor, FLUSH_STEPS, |connection| {
+            let (a, b) = (connection.original.tuple.zone, connection.reply.tuple.zone);
+            let wanted = match zone {
+                None => true,
+                Some(0) => a == 0 && b == 0,
+                Some(zone) => a == zone || b == zone,
+            };
+            if wanted && usize::from(connection.owner) == self.index {
+                doomed.push((connection.line, connection.id));
+            }
+        });
+        for (line, id) in doomed {
+            self.end_if(line, id, &job);
+        }
+        match next {
+            Some(cursor) => self.flush = Some((job, cursor)),
+            None => {
+                job.remaining.fetch_sub(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// Ends a connection if it is this worker's and still the one that was meant.
+    fn end_if(&mut self, line: u32, id: u64, job: &Job) {
+        let shared = self.shared();
+        let Some(entry) = shared.table.entry_at(line) else { return };
+        let cold = entry.cold();
+        let mine = usize::from(cold.owner.load(Ordering::Relaxed)) == self.index;
+        if mine && cold.id.load(Ordering::Relaxed) == id && id != 0 {
+            self.end(entry, true);
+            job.ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

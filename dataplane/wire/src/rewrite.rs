@@ -1,0 +1,88 @@
+//! Storing a translation into a packet.
+
+use erhu_planes::tuple::proto;
+use zerocopy::FromBytes;
+
+use crate::checksum::{TTL_DELTA, add, apply, apply_udp, delta, delta32, delta64};
+use crate::header::{Icmp, Ipv4, Tcp, Udp};
+use crate::icmp::id_of;
+use crate::{Kind, Odd, Parsed};
+
+/// What to store in an IPv4 packet, and what it does to the checksums. Made once per direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite4 {
+    /// New source and destination address, as in word 0 of [`erhu_planes::tuple::Key4`].
+    pub addresses: u64,
+    /// New ports as [`erhu_planes::tuple::pack_ports`] has them; of ICMP only the identifier is stored.
+    pub ports: u32,
+    /// Change of the IP header's ones' complement sum by the addresses (RFC 1624 equation 3).
+    pub l3_delta: u16,
+    /// Change of the L4 sum: by ports and addresses for TCP and UDP, by the identifier for ICMP.
+    pub l4_delta: u16,
+}
+
+impl Rewrite4 {
+    /// From the tuple that packets come with, `(addresses, ports)`, to the one that they leave with.
+    pub fn new(protocol: u8, from: (u64, u32), to: (u64, u32)) -> Self {
+        let l3_delta = delta64(from.0, to.0);
+        let l4_delta = match protocol {
+            proto::ICMP => delta(&[id_of(from.1)], &[id_of(to.1)]),
+            _ => add(l3_delta, delta32(from.1, to.1)),
+        };
+        Self { addresses: to.0, ports: to.1, l3_delta, l4_delta }
+    }
+
+    /// Stores the translation into the packet in `frame` that `parsed` is of, takes one from its TTL, and updates its
+    /// checksums.
+    ///
+    /// For a TTL above 0. Packets that are neither [`Kind::Fast`] nor [`Odd::Options`] keep their L4 as it is. Does
+    /// nothing if `parsed` is not of this frame.
+    #[inline]
+    pub fn apply(&self, frame: &mut [u8], parsed: &Parsed) {
+        let Some(l4) = forward_header(frame, parsed, self.addresses, self.l3_delta) else { return };
+        if !matches!(parsed.kind, Kind::Fast | Kind::Ipv4Odd(Odd::Options)) {
+            return;
+        }
+        match parsed.proto {
+            proto::UDP => {
+                if let Ok((udp, _)) = Udp::mut_from_prefix(l4) {
+                    udp.ports.set(self.ports);
+                    apply_udp(&mut udp.checksum, self.l4_delta);
+                }
+            }
+            proto::TCP => {
+                if let Ok((tcp, _)) = Tcp::mut_from_prefix(l4) {
+                    tcp.ports.set(self.ports);
+                    apply(&mut tcp.checksum, self.l4_delta);
+                }
+            }
+            _ => {
+                if let Ok((icmp, _)) = Icmp::mut_from_prefix(l4) {
+                    icmp.id.set(id_of(self.ports));
+                    apply(&mut icmp.checksum, self.l4_delta);
+                }
+            }
+        }
+    }
+}
+
+/// Stores both addresses into the IPv4 header that `parsed` is of, takes one from its TTL and updates its checksum. L4
+/// stays as it is: for ICMP errors, whose checksum does not cover addresses, and for packets that are forwarded as they
+/// are, with [`Parsed::addresses`].
+///
+/// For a TTL above 0. Does nothing if `parsed` is not of this frame.
+pub fn forward(frame: &mut [u8], parsed: &Parsed, addresses: u64) {
+    forward_header(frame, parsed, addresses, delta64(parsed.addresses, addresses));
+}
+
+/// Returns what follows the header, up to the end of the packet.
+#[inline(always)]
+fn forward_header<'f>(frame: &'f mut [u8], parsed: &Parsed, addresses: u64, l3_delta: u16) -> Option<&'f mut [u8]> {
+    let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
+    let (head, body) = frame.get_mut(..usize::from(parsed.end))?.split_at_mut_checked(l4)?;
+    let (ip, _) = Ipv4::mut_from_prefix(head.get_mut(l3..)?).ok()?;
+    ip.addresses.set(addresses);
+    ip.ttl = ip.ttl.wrapping_sub(1);
+    apply(&mut ip.checksum, add(l3_delta, TTL_DELTA));
+    Some(body)
+}
