@@ -1,0 +1,18 @@
+//! Replay, scenarios, live topologies, differential tests and benchmarks for erhu.
+//!
+//! [`pcap`] and [`merge`] read and write captures. [`packet`] builds frames for tests and reads frames back; it shares
+//! no code with the router, so that it can judge it. [`scenario`] is what the tests in `tests/` are written in: a rule
+//! script, timed packets, and what must leave where. [`kernel`] runs the same packets through Linux, [`netns`] makes
+//! the network namespaces that it and the live tests need. [`mod@bench`] measures the router.
+
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod bench;
+pub mod kernel;
+pub mod merge;
+pub mod netns;
+pub mod packet;
+pub mod pcap;
+pub mod replay;
+pub mod scenario;

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Runs everything that tests erhu, step by step, after installing what is missing. As root: live hosts live in network
+# namespaces. Needs no huge pages and no NIC.
+#
+#   testbed/test.sh            everything
+#   testbed/test.sh STEP...    some of: format lint build test demo
+#
+# Cargo builds into CARGO_TARGET_DIR, else target. Captures of ERHU_PCAPS (else ../shared/pcaps, if there) are replayed
+# beside our own.
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+steps=(format lint build test demo)
+case ${1:-} in
+-h | --help)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+esac
+if (($#)); then steps=("$@"); fi
+for step in "${steps[@]}"; do
+    [[ " format lint build test demo " == *" $step "* ]] ||
+        { echo "No step is called $step: format, lint, build, test or demo." >&2 && exit 2; }
+done
+
+((EUID == 0)) || fail 'The tests need root, for network namespaces and tap devices.' \
+    'sudo -E testbed/test.sh    (testbed/demo.sh needs no root)'
+cd "$root" || exit 1
+if [[ -z ${ERHU_PCAPS:-} && -d $root/../shared/pcaps ]]; then
+    ERHU_PCAPS=$(cd "$root/../shared/pcaps" && pwd) && export ERHU_PCAPS
+fi
+
+step_format() { cargo fmt --check; }
+step_lint() { cargo clippy $quiet --workspace --all-targets -- -D warnings; }
+# Live tests run the programs themselves: one build for all.
+step_build() { cargo build $quiet --workspace --all-targets; }
+step_test() {
+    cargo test --workspace --no-fail-fast 2>&1 | tee "$log" |
+        { grep --line-buffered -vE '^(running [0-9]+ tests?|test .* ok|)$' || true; }
+}
+step_demo() { testbed/demo.sh; }
+
+declare -A remedy=(
+    [format]='cargo fmt'
+    [lint]='cargo clippy --workspace --all-targets'
+    [build]='cargo build --workspace --all-targets'
+    [test]='cargo test -p PACKAGE --test TEST NAME    runs one test alone; the lines above name it'
+    [demo]='testbed/demo.sh'
+)
+
+began=$SECONDS
+title 'what is missing'
+need_for_build
+need_for_tests
+install_missing
+need_rust
+for component in clippy rustfmt; do
+    cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component" >/dev/null 2>&1 ||
+        fail "cargo ${component/rustfmt/fmt} is not there." "rustup component add $component"
+done
+printf 'nothing any more (%d s)\n' $((SECONDS - began))
+
+log=$(mktemp "${TMPDIR:-/tmp}/erhu-test.XXXXXX")
+failed=()
+for step in "${steps[@]}"; do
+    title "$step"
+    step_began=$SECONDS
+    if "step_$step"; then
+        printf '%s%s: ok%s (%d s)\n' "$green" "$step" "$normal" $((SECONDS - step_began))
+    else
+        failed+=("$step")
+        printf '%s%s: failed%s (%d s). Alone: %s\n' "$red" "$step" "$normal" $((SECONDS - step_began)) "${remedy[$step]}"
+        # What does not build cannot be tested.
+        [[ $step == build ]] && break
+    fi
+done
+
+title 'in all'
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
+printf 'steps: %d passed, %d failed%s (%d s)\n' \
+    $((${#steps[@]} - ${#failed[@]})) ${#failed[@]} "${failed[*]:+: ${failed[*]}}" $((SECONDS - began))
+rm -f "$log"
+((${#failed[@]} == 0))

@@ -1,0 +1,292 @@
+//! Real and hostile captures as a tenant's traffic.
+//!
+//! Every frame is rewritten to the router's MAC address and the tenant blue's VLAN and sent through replay with
+//! `configs/two-tenants.rhai`. An oracle that shares no code with the router says, packet by packet, what must be
+//! forwarded; whatever leaves must be translated and whole; answers must come home. What was forwarded and what was
+//! dropped for which reason is compared with the reviewed table `testbed/captures.tsv`.
+//!
+//! The captures are those of the folder `ERHU_PCAPS`, else `../shared/pcaps` beside the repository, and a few of our
+//! own in `tests/captures`, so that there are always some. With `ERHU_UPDATE=1` table and own captures are written.
+
+#[path = "captures/oracle.rs"]
+mod oracle;
+#[path = "captures/own.rs"]
+mod own;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use erhu_testbed::packet::read::{Content, Seen, Upper};
+use erhu_testbed::packet::{Packet, ethertype};
+use erhu_testbed::pcap::{self, Record};
+use erhu_testbed::scenario::{Outcome, Scenario, Side, repository, router_mac};
+use oracle::{Oracle, Verdict};
+
+const BLUE: Side = Side::vlan("lan", 100);
+const WAN: Side = Side::untagged("wan");
+
+fn update() -> bool {
+    std::env::var_os("ERHU_UPDATE").is_some()
+}
+
+fn own_folder() -> PathBuf {
+    repository().join("testbed/tests/captures")
+}
+
+/// Captures by the name that the table has them under.
+fn captures() -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    collect(&own_folder(), "own", &mut found);
+    let shared = match std::env::var_os("ERHU_PCAPS") {
+        Some(folder) => PathBuf::from(folder),
+        None => repository().join("../shared/pcaps"),
+    };
+    if shared.is_dir() {
+        collect(&shared, "", &mut found);
+    } else {
+        println!("only our own captures: {} is no folder (set ERHU_PCAPS)", shared.display());
+    }
+    found
+}
+
+fn collect(folder: &Path, prefix: &str, found: &mut BTreeMap<String, PathBuf>) {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        if path.is_dir() {
+            collect(&path, &name, found);
+        } else if path.extension().is_some_and(|e| e == "pcap" || e == "pcapng") {
+            found.insert(name, path);
+        }
+    }
+}
+
+/// A frame as blue sends it: its tags replaced by blue's, its destination by the router.
+fn as_blue(frame: &[u8]) -> Vec<u8> {
+    if frame.len() < 14 {
+        return frame.to_vec();
+    }
+    let mut at = 12;
+    while frame.len() >= at + 4
+        && matches!(u16::from_be_bytes([frame[at], frame[at + 1]]), ethertype::VLAN | ethertype::QINQ | 0x9100)
+    {
+        at += 4;
+    }
+    let mut out = router_mac(0).to_vec();
+    // A group address is no source; hosts behind one port may share a MAC address.
+    out.extend([frame[6] & 0xfe]);
+    out.extend(&frame[7..12]);
+    out.extend([0x81, 0, 0, 100]);
+    out.extend(&frame[at..]);
+    out
+}
+
+/// Sends a capture as blue's traffic, its times counted from its first packet.
+fn scenario(records: &[Record]) -> Scenario {
+    let first = records.first().map_or(0, |r| r.time_ns);
+    let mut latest = 0;
+    records.iter().fold(Scenario::of_file("configs/two-tenants.rhai").connections(65_536), |scenario, record| {
+        latest = record.time_ns.saturating_sub(first).max(latest);
+        // Beyond what matters to any timeout, a jump in time is a jump.
+        scenario.send_frame(seconds(latest).min(3e7), "lan", as_blue(&record.data))
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a capture's length are what is needed")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn is_pool(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [198, 51, 100, 10 | 11])
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Row {
+    packets: usize,
+    outside: usize,
+    back: usize,
+    drops: String,
+    remark: String,
+}
+
+impl Row {
+    fn text(&self, name: &str) -> String {
+        format!("{name}\t{}\t{}\t{}\t{}\t{}\n", self.packets, self.outside, self.back, self.drops, self.remark)
+    }
+}
+
+/// What must hold of everything that leaves.
+fn judge_output(name: &str, outcome: &Outcome) {
+    for seen in outcome.port("wan") {
+        assert!(seen.faults().is_empty(), "{name}: left wan broken: {seen}");
+        match &seen.content {
+            Content::Arp(arp) => assert_eq!(arp.sender.1, Ipv4Addr::new(198, 51, 100, 2), "{name}: {seen}"),
+            Content::Ip(ip) => {
+                assert!(is_pool(ip.source), "{name}: left untranslated: {seen}");
+                if let Upper::Icmp(icmp) = &ip.upper {
+                    let quoted = icmp.quoted.as_ref();
+                    assert!(quoted.is_none_or(|q| is_pool(q.destination)), "{name}: quoted untranslated: {seen}");
+                }
+            }
+            _ => panic!("{name}: left wan: {seen}"),
+        }
+    }
+    for seen in outcome.port("lan") {
+        assert_eq!(seen.vlan(), Some(100), "{name}: left to nobody: {seen}");
+        assert!(seen.faults().is_empty(), "{name}: left lan broken: {seen}");
+    }
+}
+
+/// Every packet that the oracle wants forwarded is, in order; whatever else is forwarded is one that may be.
+fn judge_forwarding(name: &str, records: &[Record], outcome: &Outcome) {
+    let mut oracle = Oracle::default();
+    let first = records.first().map_or(0, |r| r.time_ns);
+    let mut latest = 0;
+    let mut left = outcome.packets(WAN).into_iter().peekable();
+    for (number, record) in (1..).zip(records) {
+        latest = record.time_ns.saturating_sub(first).max(latest);
+        let came = Seen::of(0, as_blue(&record.data));
+        let verdict = oracle.judge(seconds(latest), &came);
+        let is_it = |seen: &&Seen| oracle::is_translation(&came, seen);
+        match verdict {
+            Verdict::Must => assert!(
+                left.next_if(is_it).is_some(),
+                "{name}: packet {number} should have been forwarded: {came}\nnext left: {}\n{outcome}",
+                left.peek().map_or("nothing".into(), ToString::to_string),
+            ),
+            Verdict::May => drop(left.next_if(is_it)),
+            Verdict::MustNot => {}
+        }
+    }
+    let surplus: Vec<_> = left.map(ToString::to_string).collect();
+    assert!(surplus.is_empty(), "{name}: left without reason: {surplus:#?}\n{outcome}");
+}
+
+/// An answer to the first packet of every translated flow comes home to who sent it.
+fn judge_answers(name: &str, scenario: Scenario, first_pass: &Outcome) {
+    let mut homes = BTreeMap::new();
+    let mut answers = 0;
+    let scenario = first_pass.packets(WAN).iter().fold(scenario, |scenario, left| {
+        let key = (left.ip().protocol, left.source(), left.destination());
+        let Some(answer) = answer(left) else { return scenario };
+        if homes.insert(key, ()).is_some() {
+            return scenario;
+        }
+        answers += 1;
+        scenario.send(Outcome::seconds(left) + 1e-6, WAN, answer.id(0xaaaa).payload(b"an answer"))
+    });
+    let outcome = scenario.run();
+    judge_output(name, &outcome);
+    let home = outcome.packets(BLUE).into_iter().filter(|s| s.ip().id == 0xaaaa && s.payload() == b"an answer");
+    let inside: BTreeMap<_, _> = outcome.events.iter().map(|e| (reply_of(e), e.entry.original.clone())).collect();
+    let mut came_home = 0;
+    for seen in home {
+        came_home += 1;
+        assert!(!is_pool(seen.ip().destination), "{name}: not translated back: {seen}");
+        let fits = inside.values().any(|t| {
+            t.src == seen.ip().destination && t.dst == seen.ip().source && t.source_port() == seen.destination().port()
+        });
+        assert!(fits, "{name}: {seen} belongs to no connection\n{outcome}");
+    }
+    assert_eq!(came_home, answers, "{name}: answers that came home\n{outcome}");
+}
+
+fn reply_of(event: &erhu_testbed::scenario::Event) -> (u8, String) {
+    (event.entry.proto_number, event.entry.reply.to_string())
+}
+
+/// What a server would answer; nothing to resets, which end a connection, and to errors.
+fn answer(left: &Seen) -> Option<Packet> {
+    match &left.ip().upper {
+        Upper::Udp(_) => Some(left.answer()),
+        Upper::Tcp(tcp) if tcp.flags & 4 != 0 => None,
+        Upper::Tcp(tcp) => {
+            let syn = tcp.flags & 2 != 0;
+            let next = tcp.seq.wrapping_add(u32::from(syn));
+            Some(left.answer().flags(if syn { "SA" } else { "A" }).seq(tcp.ack).ack(next))
+        }
+        Upper::Icmp(icmp) if icmp.kind == 8 => Some(left.answer()),
+        _ => None,
+    }
+}
+
+fn play(name: &str, path: &Path) -> Row {
+    let capture = match pcap::read(path) {
+        Ok(capture) => capture,
+        Err(e) => {
+            let remark = e.to_string().replace(&path.display().to_string(), "").trim_start_matches(": ").to_owned();
+            return Row { packets: 0, outside: 0, back: 0, drops: String::new(), remark };
+        }
+    };
+    let remark = capture.warning.map(|w| w.replace(&path.display().to_string(), "").trim_start_matches(": ").to_owned());
+    let mut row =
+        Row { packets: capture.records.len(), outside: 0, back: 0, drops: String::new(), remark: remark.unwrap_or_default() };
+    if capture.records.is_empty() {
+        return row;
+    }
+    let scenario = scenario(&capture.records);
+    let outcome = scenario.try_run().unwrap_or_else(|message| panic!("{name}: {message}"));
+    judge_output(name, &outcome);
+    judge_forwarding(name, &capture.records, &outcome);
+    judge_answers(name, scenario, &outcome);
+    row.outside = outcome.packets(WAN).len();
+    row.back = outcome.packets(BLUE).len();
+    row.drops = outcome.dropped().iter().map(|(reason, n)| format!("{reason}={n}")).collect::<Vec<_>>().join(",");
+    row
+}
+
+#[test]
+fn every_capture_goes_through() {
+    let table = repository().join("testbed/captures.tsv");
+    let head = "file\tpackets\toutside\tback\tdrops\tremark\n";
+    let reviewed = std::fs::read_to_string(&table).unwrap_or_default();
+    let mut rows: BTreeMap<String, String> = reviewed
+        .lines()
+        .skip(1)
+        .filter_map(|line| Some((line.split_once('\t')?.0.to_owned(), format!("{line}\n"))))
+        .collect();
+    let mut faults = Vec::new();
+    let captures = captures();
+    assert!(!captures.is_empty(), "there are captures of our own");
+    for (name, path) in captures {
+        let row = match std::panic::catch_unwind(|| play(&name, &path)) {
+            Ok(row) => row.text(&name),
+            Err(panic) => {
+                let why = panic.downcast_ref::<String>().cloned();
+                faults.push(why.unwrap_or_else(|| format!("{name}: a panic without words")));
+                continue;
+            }
+        };
+        match rows.insert(name, row.clone()) {
+            Some(old) if old == row => {}
+            _ if update() => {}
+            old => faults.push(format!("reviewed: {}now:      {row}", old.unwrap_or_else(|| "nothing\n".into()))),
+        }
+    }
+    if update() {
+        let rows: String = rows.into_values().collect();
+        std::fs::write(&table, format!("{head}{rows}")).unwrap();
+    }
+    for fault in &faults {
+        println!("{fault}");
+    }
+    assert!(faults.is_empty(), "{} captures; see above; ERHU_UPDATE=1 writes the table", faults.len());
+}
+
+#[test]
+fn our_own_captures_are_what_makes_them() {
+    for (name, records) in own::captures() {
+        let path = own_folder().join(name);
+        let mut bytes = Vec::new();
+        pcap::write_to(&mut bytes, &records, false).unwrap();
+        if update() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let found = std::fs::read(&path).unwrap_or_default();
+        assert!(found == bytes, "{} is not what tests/captures/own.rs makes; ERHU_UPDATE=1 writes it", path.display());
+    }
+}

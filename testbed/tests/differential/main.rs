@@ -1,0 +1,294 @@
+//! The same packets through Linux and through erhu: verdict, headers, connections, states and times must agree.
+//!
+//! Each play is a list of packets. A packet may depend on what left before it, as an answer does; each router gets
+//! answers to what it sent itself. After every packet both tables are compared. The kernel runs in real time and
+//! erhu's clock is set to it. Differences that the design wants (see `SEMANTICS`) are kept out of the plays:
+//! unacknowledged data, which the kernel's window tracking times differently, and connections of the router itself.
+//!
+//! ```text
+//!  blue  10.0.0.0/24, zone 1 ---+
+//!                               +--- router ---- wan 198.51.100.2/24, everything else
+//!  green 10.0.0.0/24, zone 2 ---+
+//! ```
+
+mod play;
+
+use erhu_testbed::kernel::{Device, Kernel};
+use erhu_testbed::scenario::{Scenario, Side, router_mac};
+use play::{Flow, Play, echo, error_inside, error_outside, tcp, udp};
+
+const BLUE: Side = Side::vlan("lan", 100);
+const GREEN: Side = Side::vlan("lan", 200);
+const WAN: Side = Side::untagged("wan");
+
+const RULES: &str = r#"
+    zone("blue",  #{ id: 1 });
+    zone("green", #{ id: 2 });
+    interface("lan.100", #{ port: "lan", vlan: 100, zone: "blue",  address: ["10.0.0.1/24"] });
+    interface("lan.200", #{ port: "lan", vlan: 200, zone: "green", address: ["10.0.0.1/24"] });
+    interface("wan",     #{ port: "wan", address: ["198.51.100.2/24"] });
+    let outside = #{ blue: "198.51.100.10", green: "198.51.100.20" };
+    for tenant in ["blue", "green"] {
+        route(tenant, "0.0.0.0/0", #{ zone: "main" });
+        postrouting(#{ zone: tenant, egress: "wan" }, snat(#{ to: outside[tenant] }));
+    }
+    route("main", "0.0.0.0/0", #{ via: "198.51.100.1" });
+    forward(#{ state: ["established", "related"] }, accept);
+    forward(#{ state: "invalid" }, drop);
+    forward(#{ ingress: "wan", state: "new" }, drop);
+"#;
+
+const NFT: &str = r#"
+    table ip erhu {
+        chain zones {
+            type filter hook prerouting priority raw
+            iifname "blue" ct original zone set 1
+            iifname "green" ct original zone set 2
+        }
+        chain marks {
+            type filter hook prerouting priority mangle
+            iifname "blue" ct mark set 1
+            iifname "green" ct mark set 2
+            iifname "blue" meta mark set 1
+            iifname "green" meta mark set 2
+            iifname "wan" meta mark set ct mark
+        }
+        chain nat {
+            type nat hook postrouting priority srcnat
+            oifname "wan" meta mark 1 snat to 198.51.100.10
+            oifname "wan" meta mark 2 snat to 198.51.100.20
+        }
+        chain rules {
+            type filter hook forward priority filter
+            ct state established,related accept
+            ct state invalid drop
+            iifname "wan" ct state new drop
+        }
+    }
+"#;
+
+/// The two routers.
+fn routers() -> (Kernel, Scenario) {
+    let lan = |side, name| Device {
+        side,
+        name,
+        mac: router_mac(0),
+        address: "10.0.0.1/24",
+        hosts: &["10.0.0.5", "10.0.0.6", "10.0.0.7"],
+    };
+    let wan =
+        Device { side: WAN, name: "wan", mac: router_mac(1), address: "198.51.100.2/24", hosts: &["198.51.100.1"] };
+    let commands = [
+        "route add default via 198.51.100.1 dev wan",
+        "rule add fwmark 1 lookup 101",
+        "route add 10.0.0.0/24 dev blue table 101",
+        "route add default via 198.51.100.1 dev wan table 101",
+        "rule add fwmark 2 lookup 102",
+        "route add 10.0.0.0/24 dev green table 102",
+        "route add default via 198.51.100.1 dev wan table 102",
+    ];
+    let devices = [lan(BLUE, "blue"), lan(GREEN, "green"), wan];
+    let kernel = Kernel::new(&devices, &commands, NFT).unwrap_or_else(|fault| panic!("{fault}"));
+    (kernel, Scenario::of(RULES))
+}
+
+fn blue(port: u16) -> Flow {
+    Flow::new(BLUE, ("10.0.0.5", port), ("192.0.2.1", 443), "198.51.100.10")
+}
+
+fn green(port: u16) -> Flow {
+    Flow::new(GREEN, ("10.0.0.5", port), ("192.0.2.1", 443), "198.51.100.20")
+}
+
+const HANDSHAKE: &str = "
+    > S  100 0
+    < SA 900 101
+    > A  101 901";
+
+/// Lives of TCP connections: direction, flags, sequence and acknowledgement number of each segment. `#` begins a
+/// remark, `~` a segment after which the kernel's times depend on its windows.
+const LIVES: &[(&str, &str)] = &[
+    ("closed by the client", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902"),
+    ("closed by the server", "> S 100 0\n < SA 900 101\n > A 101 901\n < FA 901 101\n > A 101 902\n > FA 101 902\n < A 902 102"),
+    ("closed by both at once", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < FA 901 101\n > A 102 902\n < A 902 102"),
+    ("FIN of the server acknowledged with a FIN", "> S 100 0\n < SA 900 101\n > A 101 901\n < FA 901 101\n > FA 101 902\n < A 902 102"),
+    ("reset by the client", "> S 100 0\n < SA 900 101\n > A 101 901\n > R 101 0"),
+    ("reset by the server", "> S 100 0\n < SA 900 101\n > A 101 901\n < RA 901 101"),
+    ("refused", "> S 100 0\n < RA 0 101"),
+    ("given up before the answer", "> S 100 0\n > R 101 0"),
+    ("reset half open", "> S 100 0\n < SA 900 101\n > R 101 0"),
+    ("SYN repeated", "> S 100 0\n > S 100 0\n < SA 900 101\n > A 101 901"),
+    ("SYN/ACK repeated", "> S 100 0\n < SA 900 101\n < SA 900 101\n > A 101 901\n < SA 900 101\n > A 101 901"),
+    ("opened by both at once", "> S 100 0\n < S 900 0\n > SA 100 901\n < SA 900 101\n > A 101 901\n < A 901 101"),
+    ("picked up in mid-stream", "~> A 500 600\n ~< A 600 500\n ~> A 500 600"),
+    ("begins with SYN/ACK", "> SA 100 200"),
+    ("begins with FIN", "> FA 100 200"),
+    ("begins with RST", "> R 100 0"),
+    ("begins with nothing", "> - 100 0"),
+    ("bogus flags at first", "> SF 100 0\n > SR 100 0\n > FPU 100 0\n > F 100 0\n > P 100 0"),
+    ("bogus flags in between", "> S 100 0\n < SA 900 101\n > A 101 901\n > SFA 101 901\n < - 901 101\n > F 101 901\n > A 101 901"),
+    ("SYN of a live connection, and its challenge", "> S 100 0\n < SA 900 101\n > A 101 901\n > S 1000000 0\n < A 901 101\n > A 101 901"),
+    ("challenge to the first SYN", "> S 100 0\n < A 5000 77\n > S 100 0\n < SA 900 101\n > A 101 901"),
+    ("opened again from TIME_WAIT", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902\n > S 90000 0\n < SA 70000 90001\n > A 90001 70001"),
+    ("opened again after RST", "> S 100 0\n < SA 900 101\n > A 101 901\n > R 101 0\n > S 90000 0\n < SA 70000 90001"),
+    ("SYN from outside in TIME_WAIT", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902\n < S 50000 0"),
+    ("SYN/ACK of the client", "> S 100 0\n > SA 100 901\n < SA 900 101"),
+    ("ACK before SYN/ACK", "> S 100 0\n > A 101 901\n < SA 900 101\n > A 101 901"),
+    ("ECN bits are nobody's business", "> SEC 100 0\n < SAE 900 101\n > A 101 901\n > AC 101 901"),
+];
+
+#[test]
+fn tcp_lives_take_the_same_states_and_times() {
+    let (mut kernel, erhu) = routers();
+    for (port, (name, life)) in (20_000..).zip(LIVES) {
+        Play::new(name, tcp(blue(port), life)).run(&mut kernel, &erhu);
+    }
+}
+
+#[test]
+fn two_tenants_with_the_same_tuples_stay_apart() {
+    let (mut kernel, erhu) = routers();
+    let mut steps = Vec::new();
+    for (a, b) in tcp(blue(30_000), HANDSHAKE).into_iter().zip(tcp(green(30_000), HANDSHAKE)) {
+        steps.extend([a, b]);
+    }
+    for (a, b) in udp(blue(30_000), "> < > <").into_iter().zip(udp(green(30_000), "> < > <")) {
+        steps.extend([a, b]);
+    }
+    for (a, b) in echo(blue(77), "> <").into_iter().zip(echo(green(77), "> <")) {
+        steps.extend([a, b]);
+    }
+    Play::new("two tenants", steps).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn udp_becomes_a_stream_after_two_seconds() {
+    let (mut kernel, erhu) = routers();
+    Play::new("quick answer", udp(blue(31_000), "> < > <")).run(&mut kernel, &erhu);
+    Play::new("late answer", udp(blue(31_001), "> +2.2 < > <")).run(&mut kernel, &erhu);
+    Play::new("long talk", udp(blue(31_002), "> < +2.2 > <")).run(&mut kernel, &erhu);
+    Play::new("never answered", udp(blue(31_003), "> > +2.2 >")).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn echoes_are_connections() {
+    let (mut kernel, erhu) = routers();
+    Play::new("ping", echo(blue(500), "> <")).run(&mut kernel, &erhu);
+    Play::new("ping twice, answered twice", echo(blue(501), "> > < <")).run(&mut kernel, &erhu);
+    Play::new("an answer that nobody asked for", echo(blue(502), "<")).run(&mut kernel, &erhu);
+    let third = Flow::new(BLUE, ("10.0.0.6", 500), ("192.0.2.1", 443), "198.51.100.10");
+    let both = echo(blue(500), "> <").into_iter().chain(echo(third, "> <")).collect();
+    Play::new("two hosts with one id", both).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn ports_of_one_remote_clash_and_those_of_two_do_not() {
+    let (mut kernel, erhu) = routers();
+    let flow = |host, server| Flow::new(BLUE, (host, 32_000), (server, 443), "198.51.100.10");
+    let steps = [("10.0.0.5", "192.0.2.1"), ("10.0.0.6", "192.0.2.1"), ("10.0.0.7", "192.0.2.2")]
+        .into_iter()
+        .flat_map(|(host, server)| udp(flow(host, server), "> <"));
+    Play::new("three hosts with one port", steps.collect()).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn icmp_errors_are_related_and_translated_both_ways() {
+    let (mut kernel, erhu) = routers();
+    let mut port = 33_000;
+    let mut flow = || {
+        port += 1;
+        blue(port)
+    };
+    for (kind, code) in [(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0)] {
+        let flow = flow();
+        let mut steps = udp(flow.clone(), "> <");
+        steps.push(error_outside(&flow, "203.0.113.9", kind, code));
+        steps.push(error_inside(&flow, "10.0.0.5", kind, code));
+        steps.push(error_inside(&flow, "10.0.0.6", kind, code));
+        steps.extend(udp(flow, "> <"));
+        Play::new(&format!("error {kind}/{code}"), steps).run(&mut kernel, &erhu);
+    }
+    let open = flow();
+    let mut steps = tcp(open.clone(), HANDSHAKE);
+    steps.push(error_outside(&open, "192.0.2.1", 3, 4));
+    steps.push(error_outside(&open, "203.0.113.9", 11, 0));
+    Play::new("errors about TCP", steps).run(&mut kernel, &erhu);
+    let ping = blue(600);
+    let mut steps = echo(ping.clone(), "> <");
+    steps.push(error_outside(&ping, "203.0.113.9", 11, 0));
+    steps.push(error_inside(&ping, "10.0.0.5", 3, 1));
+    Play::new("errors about echo", steps).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn icmp_errors_that_fit_nothing_are_invalid() {
+    let (mut kernel, erhu) = routers();
+    let flow = blue(34_000);
+    let mut steps = udp(flow.clone(), "> <");
+    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).quoting_port(1));
+    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).sent_to("198.51.100.20"));
+    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).with_bad_checksum());
+    steps.push(error_outside(&flow, "203.0.113.9", 3, 3));
+    Play::new("errors about nothing", steps).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn a_ttl_that_ends_here_is_answered_and_makes_no_connection() {
+    let (mut kernel, erhu) = routers();
+    let steps = udp(blue(35_000), ">").into_iter().map(|step| step.with_ttl(1)).collect();
+    Play::new("TTL 1", steps).run(&mut kernel, &erhu);
+    let steps = udp(blue(35_001), "> < >").into_iter().map(|step| step.with_ttl(2)).collect();
+    Play::new("TTL 2", steps).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn broken_checksums_are_invalid() {
+    let (mut kernel, erhu) = routers();
+    let broken = |steps: Vec<play::Step>| steps.into_iter().map(play::Step::with_bad_checksum).collect();
+    Play::new("UDP", broken(udp(blue(36_000), ">"))).run(&mut kernel, &erhu);
+    Play::new("TCP", broken(tcp(blue(36_001), "> S 100 0"))).run(&mut kernel, &erhu);
+    Play::new("echo", broken(echo(blue(601), ">"))).run(&mut kernel, &erhu);
+    let mut steps = udp(blue(36_002), "> <");
+    steps.extend(broken(udp(blue(36_002), "> <")));
+    Play::new("in between", steps).run(&mut kernel, &erhu);
+}
+
+#[test]
+fn what_comes_unasked_makes_nothing() {
+    let (mut kernel, erhu) = routers();
+    Play::new("UDP", udp(blue(37_000), "<")).run(&mut kernel, &erhu);
+    Play::new("SYN", tcp(blue(37_001), "< S 100 0")).run(&mut kernel, &erhu);
+    Play::new("ACK", tcp(blue(37_002), "< A 100 5")).run(&mut kernel, &erhu);
+}
+
+/// Lives, talks and echoes of both tenants, shuffled into each other.
+#[test]
+fn random_mixtures_agree() {
+    let seed = std::env::var("ERHU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_240_607);
+    println!("seed {seed} (ERHU_SEED)");
+    let mut random = play::Random::new(seed);
+    let (mut kernel, erhu) = routers();
+    for round in 0..3 {
+        let mut queues: Vec<Vec<play::Step>> = (0..12)
+            .map(|k| {
+                let port = 40_000 + k / 2;
+                let flow = if random.below(2) == 0 { blue(port) } else { green(port) };
+                match random.below(4) {
+                    0 => udp(flow, "> < > <"),
+                    1 => echo(flow, "> < > <"),
+                    _ => tcp(flow, LIVES[random.below(LIVES.len())].1),
+                }
+            })
+            .map(|mut steps: Vec<_>| {
+                steps.reverse();
+                steps
+            })
+            .collect();
+        let mut steps = Vec::new();
+        while queues.iter().any(|queue| !queue.is_empty()) {
+            let next = random.below(queues.len());
+            steps.extend(queues[next].pop());
+        }
+        Play::new(&format!("mixture {round} of seed {seed}"), steps).run(&mut kernel, &erhu);
+    }
+}

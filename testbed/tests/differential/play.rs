@@ -1,0 +1,307 @@
+//! Plays: packets that go into both routers, and the comparison after each.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use erhu_testbed::kernel::Kernel;
+use erhu_testbed::kernel::compare::{Observed, Times, differences};
+use erhu_testbed::packet::read::Seen;
+use erhu_testbed::packet::{self, Packet};
+use erhu_testbed::scenario::{Outcome, Scenario, Side};
+
+use crate::{BLUE, GREEN, WAN};
+
+/// Addresses that connections are translated to.
+const EXTERNAL: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 10), Ipv4Addr::new(198, 51, 100, 20)];
+
+/// A connection to be: its client and server, and the address it is translated to.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    side: Side,
+    client: (&'static str, u16),
+    server: (&'static str, u16),
+    external: &'static str,
+}
+
+impl Flow {
+    pub fn new(
+        side: Side,
+        client: (&'static str, u16),
+        server: (&'static str, u16),
+        external: &'static str,
+    ) -> Self {
+        Self { side, client, server, external }
+    }
+
+    /// What left towards the server last, if anything did.
+    fn sent<'h>(&self, history: &'h History, protocol: u8) -> Option<&'h Seen> {
+        let server: Ipv4Addr = self.server.0.parse().unwrap();
+        let external: Ipv4Addr = self.external.parse().unwrap();
+        let ours = |left: &&Left| left.flow == Some(self.key(protocol));
+        let to_server = |seen: &&Seen| {
+            let ip = seen.ip();
+            ip.protocol == protocol && ip.destination == server && ip.source == external && seen.faults().is_empty()
+        };
+        let left = history.iter().rev().filter(ours).flat_map(|l| &l.left);
+        left.filter(|(side, _)| *side == WAN).map(|(_, seen)| seen).find(to_server)
+    }
+
+    /// What left towards the client last.
+    fn received<'h>(&self, history: &'h History, protocol: u8) -> Option<&'h Seen> {
+        let left = history.iter().rev().filter(|l| l.flow == Some(self.key(protocol))).flat_map(|l| &l.left);
+        left.filter(|(side, _)| *side == self.side).map(|(_, seen)| seen).find(|s| s.ip().protocol == protocol)
+    }
+
+    /// Where the server sees the client: what left, else what would have without translation of the port.
+    fn seen_as(&self, history: &History, protocol: u8) -> (String, u16) {
+        let sent = self.sent(history, protocol).map(Seen::source);
+        sent.map_or_else(|| (self.external.into(), self.client.1), |s| (s.ip().to_string(), s.port()))
+    }
+
+    fn key(&self, protocol: u8) -> Key {
+        (self.side, self.client, self.server, protocol)
+    }
+}
+
+type Key = (Side, (&'static str, u16), (&'static str, u16), u8);
+
+/// What left after a packet of a flow.
+struct Left {
+    flow: Option<Key>,
+    left: Vec<(Side, Seen)>,
+}
+
+type History = Vec<Left>;
+
+/// What a step sends.
+#[derive(Clone, Debug)]
+enum What {
+    Tcp { flags: String, seq: u32, ack: u32 },
+    Udp,
+    Echo,
+    Error { from: &'static str, kind: u8, code: u8, quoted_port: Option<u16>, to: Option<&'static str> },
+}
+
+/// One packet of a play.
+#[derive(Clone, Debug)]
+pub struct Step {
+    flow: Flow,
+    forward: bool,
+    wait: f64,
+    times: Times,
+    ttl: Option<u8>,
+    bad_checksum: bool,
+    what: What,
+}
+
+impl Step {
+    fn new(flow: &Flow, forward: bool, what: What) -> Self {
+        let flow = flow.clone();
+        Self { flow, forward, wait: 0.0, times: Times::Compared, ttl: None, bad_checksum: false, what }
+    }
+
+    pub fn with_ttl(mut self, ttl: u8) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    pub fn with_bad_checksum(mut self) -> Self {
+        self.bad_checksum = true;
+        self
+    }
+
+    /// An error that quotes another source port than the connection's.
+    pub fn quoting_port(mut self, port: u16) -> Self {
+        if let What::Error { quoted_port, .. } = &mut self.what {
+            *quoted_port = Some(port);
+        }
+        self
+    }
+
+    /// An error that is sent to another address than the quoted packet's source.
+    pub fn sent_to(mut self, address: &'static str) -> Self {
+        if let What::Error { to, .. } = &mut self.what {
+            *to = Some(address);
+        }
+        self
+    }
+
+    fn protocol(&self) -> u8 {
+        match &self.what {
+            What::Tcp { .. } => 6,
+            What::Udp => 17,
+            What::Echo => 1,
+            // Of the flow: whichever protocol it has been used with.
+            What::Error { .. } => 0,
+        }
+    }
+
+    fn side(&self) -> Side {
+        if self.forward { self.flow.side } else { WAN }
+    }
+
+    /// The packet for a router with this history.
+    fn packet(&self, history: &History) -> Packet {
+        let Self { flow, forward, .. } = self;
+        let ends = |protocol| {
+            let (host, port) = flow.seen_as(history, protocol);
+            let client = if *forward { flow.client } else { (host.as_str(), port) };
+            let text = |(host, port): (&str, u16)| format!("{host}:{port}");
+            if *forward { (text(client), text(flow.server)) } else { (text(flow.server), text(client)) }
+        };
+        let packet = match &self.what {
+            What::Tcp { flags, seq, ack } => {
+                let (from, to) = ends(6);
+                packet::tcp(&from, &to).flags(flags.trim_matches('-')).seq(*seq).ack(*ack)
+            }
+            What::Udp => {
+                let (from, to) = ends(17);
+                packet::udp(&from, &to).payload(b"a datagram")
+            }
+            What::Echo if *forward => packet::ping(flow.client.0, flow.server.0, flow.client.1).payload(b"an echo"),
+            What::Echo => {
+                let (host, id) = flow.seen_as(history, 1);
+                packet::pong(flow.server.0, &host, id).payload(b"an echo")
+            }
+            What::Error { from, kind, code, quoted_port, to } => {
+                let of = |p| if *forward { flow.received(history, p) } else { flow.sent(history, p) };
+                let about = [6, 17, 1].into_iter().find_map(of).expect("an error is about something that left");
+                let mut quoted = about.l3().to_vec();
+                if let Some(port) = quoted_port {
+                    quoted[20..22].copy_from_slice(&port.to_be_bytes());
+                }
+                let back = about.ip().source.to_string();
+                let error = packet::icmp_error(from, to.unwrap_or(&back), *kind, *code).about(&quoted);
+                if (*kind, *code) == (3, 4) { error.next_hop_mtu(1280) } else { error }
+            }
+        };
+        let packet = self.ttl.map_or(packet.clone(), |ttl| packet.ttl(ttl));
+        if self.bad_checksum { packet.bad_checksum() } else { packet }
+    }
+}
+
+/// Segments of a TCP connection from lines of text: direction, flags, sequence and acknowledgement number.
+pub fn tcp(flow: Flow, life: &str) -> Vec<Step> {
+    let segment = |line: &str| {
+        let (times, line) = match line.strip_prefix('~') {
+            Some(rest) => (Times::Ignored, rest),
+            None => (Times::Compared, line),
+        };
+        let [direction, flags, seq, ack] = line.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
+        let what = What::Tcp { flags: flags.into(), seq: seq.parse().unwrap(), ack: ack.parse().unwrap() };
+        Step { times, ..Step::new(&flow, direction == ">", what) }
+    };
+    life.lines().map(str::trim).filter(|l| !l.is_empty()).map(segment).collect()
+}
+
+/// Datagrams: `>` and `<`, and `+2.2` for seconds to wait before the next.
+pub fn udp(flow: Flow, talk: &str) -> Vec<Step> {
+    exchange(&flow, talk, &What::Udp)
+}
+
+/// Echo requests (`>`) and replies (`<`), likewise. The client's port is the identifier.
+pub fn echo(flow: Flow, talk: &str) -> Vec<Step> {
+    exchange(&flow, talk, &What::Echo)
+}
+
+fn exchange(flow: &Flow, talk: &str, what: &What) -> Vec<Step> {
+    let (mut steps, mut wait) = (Vec::new(), 0.0);
+    for word in talk.split_whitespace() {
+        match word.strip_prefix('+') {
+            Some(seconds) => wait = seconds.parse().unwrap(),
+            None => steps.push(Step { wait: std::mem::take(&mut wait), ..Step::new(flow, word == ">", what.clone()) }),
+        }
+    }
+    steps
+}
+
+/// An ICMP error from somewhere outside, about what the client sent last.
+pub fn error_outside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
+    Step::new(flow, false, What::Error { from, kind, code, quoted_port: None, to: None })
+}
+
+/// An ICMP error from somewhere inside, about what the server answered last.
+pub fn error_inside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
+    Step::new(flow, true, What::Error { from, kind, code, quoted_port: None, to: None })
+}
+
+/// Packets in their order, from an empty table on.
+pub struct Play {
+    name: String,
+    steps: Vec<Step>,
+}
+
+impl Play {
+    pub fn new(name: &str, steps: Vec<Step>) -> Self {
+        Self { name: name.into(), steps }
+    }
+
+    /// Plays it to both routers; panics at the first step after which they differ.
+    #[track_caller]
+    pub fn run(&self, kernel: &mut Kernel, erhu: &Scenario) {
+        kernel.flush().unwrap_or_else(|fault| panic!("{fault}"));
+        let began = Instant::now();
+        let (mut of_kernel, mut of_erhu) = (History::new(), History::new());
+        let mut scenario = erhu.clone();
+        for (number, step) in self.steps.iter().enumerate() {
+            std::thread::sleep(Duration::from_secs_f64(step.wait));
+            let now = if number == 0 { 0.0 } else { began.elapsed().as_secs_f64() };
+            let flow = Some(step.flow.key(step.protocol()));
+
+            scenario = scenario.send(now, step.side(), step.packet(&of_erhu));
+            let erhu = observe(&scenario.run(), now);
+            let packet = step.packet(&of_kernel).mac_to_default(scenario.router_mac(step.side().port));
+            kernel.send(step.side(), &packet);
+            let left = kernel.left(erhu.left.len());
+            let table = kernel.table().unwrap_or_else(|fault| panic!("{fault}"));
+            let kernel = Observed { left, table };
+
+            let found = differences(&kernel, &erhu, &EXTERNAL, step.times);
+            assert!(
+                found.is_empty(),
+                "{}, packet {}: {} into {:?}\n{}\nkernel: {}\nerhu: {}",
+                self.name,
+                number + 1,
+                packet.seen(),
+                step.side(),
+                found.join("\n"),
+                describe(&kernel),
+                describe(&erhu),
+            );
+            of_kernel.push(Left { flow, left: kernel.left });
+            of_erhu.push(Left { flow, left: erhu.left });
+        }
+    }
+}
+
+/// What erhu did at an instant, and its table then.
+fn observe(outcome: &Outcome, now: f64) -> Observed {
+    let now = (now * 1e6).round() / 1e6;
+    let sides = [BLUE, GREEN, WAN].into_iter();
+    let all = sides.flat_map(|side| outcome.packets(side).into_iter().map(move |seen| (side, seen)));
+    let left = all.filter(|(_, seen)| Outcome::seconds(seen) > now - 1e-7).map(|(side, seen)| (side, seen.clone()));
+    Observed { left: left.collect(), table: outcome.entries.clone() }
+}
+
+fn describe(observed: &Observed) -> String {
+    let left = observed.left.iter().map(|(side, seen)| format!("\n  left {side:?}: {seen}"));
+    let table = observed.table.iter().map(|e| format!("\n  {:?} s {e}", e.timeout));
+    left.chain(table).collect()
+}
+
+/// A small generator of numbers: xorshift, Marsaglia 2003.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// A number below another.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
