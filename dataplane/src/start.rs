@@ -26,6 +26,8 @@ use crate::{machine, poll, ports};
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often it looks whether the workers have done what it asked.
 const CHECK: Duration = Duration::from_micros(200);
+/// Packets below which no port can be served.
+const FEWEST_PACKETS: u32 = 512;
 
 /// Why the dataplane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,14 @@ pub enum StartError {
          `hugepages = false` does without"
     )]
     NoHugePages,
+    /// Too little memory for packets.
+    #[error("memory_mb = {memory_mb} holds {packets} packets, fewer than {FEWEST_PACKETS}")]
+    TooFewPackets {
+        /// As configured.
+        memory_mb: u32,
+        /// What it holds.
+        packets: u32,
+    },
     /// Shared memory.
     #[error(transparent)]
     Region(#[from] RegionError),
@@ -117,7 +127,11 @@ impl Dataplane {
         })?;
         let workers = config.workers.len();
         // Rings and queues of the ports take their part of the memory too.
-        let pool = eal.pool(&PoolConfig::from_memory(&eal, "packets", (u64::from(config.memory_mb) * 3 / 4) << 20))?;
+        let packets = PoolConfig::from_memory(&eal, "packets", (u64::from(config.memory_mb) * 3 / 4) << 20);
+        if packets.packets < FEWEST_PACKETS {
+            return Err(StartError::TooFewPackets { memory_mb: config.memory_mb, packets: packets.packets });
+        }
+        let pool = eal.pool(&packets)?;
         let (ports, queues) = ports::Ports::start(&eal, &pool, &config.ports, workers)?;
         let names: Vec<String> = config.ports.iter().map(|p| p.name.clone()).collect();
         let (slab, stats, events) = instance.regions(config.connections, workers, &names, config.hugepages)?;

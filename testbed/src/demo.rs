@@ -110,11 +110,11 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DemoError {
     move |source| DemoError::System { what, source }
 }
 
-/// Runs one step and prints to standard output.
+/// Runs one step and prints to `out`, with colours.
 ///
 /// # Errors
 /// [`DemoError`]: what cannot be done, or is not as it should be.
-pub fn run(step: &Step) -> Result<(), DemoError> {
+pub fn run(step: &Step, out: &mut dyn Write) -> Result<(), DemoError> {
     let mut paper = Paper::default();
     let outcome = match step {
         Step::Prepare { folder, config } => prepare(folder, config, &mut paper),
@@ -122,7 +122,7 @@ pub fn run(step: &Step) -> Result<(), DemoError> {
         Step::Back { folder } => back(folder, &mut paper),
     };
     // What was found out before something went wrong helps to see what it was.
-    anstream::stdout().write_all(paper.text().as_bytes()).map_err(system("standard output"))?;
+    out.write_all(paper.text().as_bytes()).map_err(system("standard output"))?;
     outcome
 }
 

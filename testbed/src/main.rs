@@ -97,7 +97,8 @@ fn main() -> ExitCode {
 }
 
 fn demo(step: &demo::Step) -> ExitCode {
-    match demo::run(step) {
+    // Takes the colours out where they cannot be shown.
+    match demo::run(step, &mut anstream::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("erhu-testbed: {error}");

@@ -43,12 +43,14 @@ fn every_configuration_loads_and_fits_every_script() {
 
 #[test]
 fn two_tenants_with_the_same_addresses_leave_from_their_own_pools_and_get_their_own_answers() {
-    let folder = tempfile::tempdir().unwrap();
+    // Its name becomes the instance's.
+    let folder = tempfile::Builder::new().prefix("erhu-").tempdir().unwrap();
+    let run = |step| demo::run(&step, &mut std::io::sink()).unwrap_or_else(|e| panic!("{e}"));
     let prepare = Step::Prepare { folder: folder.path().into(), config: repository().join("configs/ci.toml") };
-    demo::run(&prepare).unwrap_or_else(|e| panic!("{e}"));
+    run(prepare);
     Config::load(&folder.path().join("demo.toml")).unwrap_or_else(|e| panic!("{e}"));
     // It fails where a packet leaves from another pool than its tenant's, or an answer goes astray.
-    demo::run(&Step::Back { folder: folder.path().into() }).unwrap_or_else(|e| panic!("{e}"));
+    run(Step::Back { folder: folder.path().into() });
 }
 
 const TENANTS: u16 = 1000;

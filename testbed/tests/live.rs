@@ -156,12 +156,12 @@ impl Live {
         self.server_programs.push(must(self.server.start(line)));
     }
 
-    /// Serves files of a folder over HTTP from 192.0.2.1:8000; one is large.
+    /// Serves files of a folder over HTTP from 192.0.2.1:8000; one is larger than what sockets hold.
     fn serve_files(&mut self) -> PathBuf {
         let files = self.folder.path().join("files");
         std::fs::create_dir(&files).unwrap();
         std::fs::write(files.join("small"), "hello\n").unwrap();
-        let large: Vec<u8> = (0..2_000_000_u32).map(|k| u8::try_from(k * 31 % 251).unwrap()).collect();
+        let large: Vec<u8> = (0..30_000_000_u32).map(|k| u8::try_from(k * 31 % 251).unwrap()).collect();
         std::fs::write(files.join("large"), large).unwrap();
         self.at_server(&format!("python3 -u -m http.server 8000 --bind 192.0.2.1 --directory {}", files.display()));
         must(self.server_programs.last_mut().unwrap().wait_for("Serving HTTP", PATIENCE));
@@ -203,7 +203,7 @@ fn tenants_with_the_same_address_and_port_download_at_the_same_time() {
     let downloads = live.tenants().map(|host| {
         let out = path(host);
         must(host.start(&format!(
-            "curl --silent --show-error --fail --max-time 25 --limit-rate 1M --local-port 40000 --output {} \
+            "curl --silent --show-error --fail --max-time 25 --limit-rate 10M --local-port 40000 --output {} \
              http://192.0.2.1:8000/large",
             out.display()
         )))
@@ -213,7 +213,10 @@ fn tenants_with_the_same_address_and_port_download_at_the_same_time() {
     let mut zones: Vec<_> = both.iter().map(|e| (e.original.zone, e.reply.zone, e.reply.dst.to_string())).collect();
     zones.sort();
     assert_eq!(zones, [(1, 0, "198.51.100.10".to_owned()), (2, 0, "198.51.100.20".to_owned())]);
-    assert!(both.iter().all(|e| e.original.src.to_string() == "10.0.0.5" && e.state.as_deref() == Some("ESTABLISHED")));
+    for entry in &both {
+        assert_eq!(entry.original.src.to_string(), "10.0.0.5");
+        assert_eq!(entry.state.as_deref(), Some("ESTABLISHED"), "{entry}");
+    }
     for mut download in downloads {
         let status = must(download.wait(PATIENCE));
         assert!(status.success(), "{}", download.output());
@@ -310,7 +313,7 @@ fn a_new_rule_set_stops_what_it_forbids_and_nothing_else() {
     live.serve_files();
     let mut downloads = live.tenants().map(|host| {
         must(host.start(
-            "curl --silent --show-error --fail --max-time 12 --limit-rate 400k --local-port 40000 --output /dev/null \
+            "curl --silent --show-error --fail --max-time 12 --limit-rate 5M --local-port 40000 --output /dev/null \
              http://192.0.2.1:8000/large",
         ))
     });

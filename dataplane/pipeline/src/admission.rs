@@ -2,15 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use erhu_planes::connections::{Connection, Cursor, status};
+use erhu_planes::connections::status;
 use erhu_planes::stats::ZoneBlock;
 use erhu_planes::{Counter, DropReason};
+
+use erhu_table::Entry;
 
 use crate::buffer::Buffers;
 use crate::policy::ZoneFacts;
 use crate::worker::Worker;
 
-/// Entries that are looked at for one to end early.
+/// Connections that are looked at for one to end early.
 const SAMPLE: u32 = 64;
 
 impl<P: Buffers> Worker<P> {
@@ -65,27 +67,22 @@ impl<P: Buffers> Worker<P> {
         let zones = self.policy.zones().iter();
         let active = zones.filter(|z| shared.account(z.id).live_original.load(Ordering::Relaxed) > 0).count().max(1);
         let fair = shared.table.capacity() / u32::try_from(active).unwrap_or(1);
-        let mut best: Option<(u32, u32)> = None;
-        let mut look_at = |connection: Connection| {
-            let its_zone = connection.original.tuple.zone;
-            let live = shared.account(its_zone).live_original.load(Ordering::Relaxed);
-            let may = its_zone == zone || live > fair;
-            let mine = usize::from(connection.owner) == self.index && connection.status & status::ASSURED == 0;
-            if mine && may && best.is_none_or(|(most, _)| live > most) {
-                best = Some((live, connection.line));
-            }
-        };
-        // On from where the last search ended; a search that comes to the end of the slab goes on at its beginning.
-        for _ in 0..2 {
-            match shared.table.region().walk(self.sample, SAMPLE, &mut look_at) {
-                Some(next) => {
-                    self.sample = next;
-                    break;
+        let (mut best, mut seen): (Option<(u32, Entry<'_>)>, u32) = (None, 0);
+        let from = self.rng.below(u32::from(u16::MAX));
+        if let Some(wheel) = self.wheel.as_ref() {
+            wheel.look_from(&shared.table, from, |entry| {
+                let its_zone = entry.hot4(0).key_zone();
+                let live = shared.account(its_zone).live_original.load(Ordering::Relaxed);
+                let may_go = its_zone == zone || live > fair;
+                let is_assured = entry.cold().status.load(Ordering::Relaxed) & status::ASSURED != 0;
+                if may_go && !is_assured && best.is_none_or(|(most, _)| live > most) {
+                    best = shared.table.entry_at(entry.line()).map(|entry| (live, entry));
                 }
-                None => self.sample = Cursor::default(),
-            }
+                seen += 1;
+                seen >= SAMPLE
+            });
         }
-        let Some(entry) = best.and_then(|(_, line)| shared.table.entry_at(line)) else { return false };
+        let Some((_, entry)) = best else { return false };
         self.tally.count(Counter::EarlyDrop);
         self.end(entry, true);
         true

@@ -38,7 +38,9 @@ impl<P: Buffers> Worker<P> {
             return self.finish(buffer, meta, Fate::Drop(DropReason::Malformed));
         };
         self.tally.count(Counter::Consumed);
-        if speaks_for_itself(&policy, interface, packet.spa, packet.sha) {
+        let is_near = interface.reaches(packet.spa.into());
+        let may_learn = is_near || self.shared.adjacencies.knows(interface.slot, packet.spa.into());
+        if may_learn && speaks_for_itself(&policy, interface, packet.spa, packet.sha) {
             self.shared.adjacencies.learn(interface, packet.spa.into(), packet.sha, self.clock.tick);
             self.serve_waiting();
         }
@@ -337,14 +339,13 @@ fn own_address(policy: &Policy, slot: u16, zone: u16, to: IpAddr) -> Option<Ipv4
     own.or_else(|| policy.interfaces().filter(|i| i.zone == zone).find_map(Interface::primary_v4))
 }
 
-/// Whether an ARP packet's sender may be learnt: a host of a connected prefix that claims nothing of the router's.
+/// Whether an ARP packet's sender can be a host: a single one, that claims nothing of the router's.
 fn speaks_for_itself(policy: &Policy, interface: &Interface, address: Ipv4Addr, mac: [u8; 6]) -> bool {
     let ip = IpAddr::V4(address);
     mac[0] & 1 == 0
         && mac != ethernet::ZERO
         && mac != interface.mac
         && !is_unforwardable_v4(u32::from_le_bytes(address.octets()))
-        && interface.reaches(ip)
         && !policy.routes.is_local(interface.zone, ip)
         && policy.pools.owner(interface.zone, ip).is_none()
 }

@@ -300,6 +300,11 @@ impl Adjacencies {
         None
     }
 
+    /// Whether a next hop is known or asked for on an interface.
+    pub fn knows(&self, slot: u16, hop: IpAddr) -> bool {
+        self.book().numbers.contains_key(&(slot, hop))
+    }
+
     /// Someone said where an address is. Makes the entry if need be. Static entries stay.
     pub fn learn(&self, interface: &Interface, address: IpAddr, mac: [u8; 6], now_tick: u32) {
         let Some(number) = self.find_or_add(interface, address) else { return };

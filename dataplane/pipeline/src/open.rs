@@ -105,6 +105,7 @@ impl<P: Buffers> Worker<P> {
         facts.egress = Some(egress.index);
         facts.egress_zone = Some(egress.zone);
         let (verdict, effects) = self.run_hook(Hook::Forward, &facts);
+        let packet_kind = effects.packet_kind;
         facts.mark = effects.mark;
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
@@ -117,7 +118,7 @@ impl<P: Buffers> Worker<P> {
         let Some(adjacency) = self.shared.adjacencies.find_or_add(egress, hop) else {
             return Some(Fate::Drop(DropReason::NoNeighbour));
         };
-        let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind: false };
+        let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind };
         let opening =
             Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark };
         match self.confirm(buffer, &opening) {
@@ -359,9 +360,7 @@ impl<P: Buffers> Worker<P> {
         cold.stream_from.store(now.tick + 2 * TICKS_PER_SECOND, relaxed);
         self.start_tracking(buffer, opening.meta, entry);
         crate::fast::count(entry.hot4(0), now.tick, opening.meta.parsed.length);
-        let (original_side, reply_side) = self.decide_both(entry, opening.target);
-        self.store_decision(entry, 0, &original_side);
-        self.store_decision(entry, 1, &reply_side);
+        self.decide_both(entry, opening.target);
         let id = self.own.next_id(&self.shared.table);
         // Release; pairs with the Acquire of readers: from here on the entry is visible to them.
         cold.id.store(id, Ordering::Release);
@@ -374,14 +373,24 @@ impl<P: Buffers> Worker<P> {
         self.tell(entry, mask::NEW);
     }
 
-    /// Decisions for packets after the first one.
-    fn decide_both(&mut self, entry: Entry<'_>, first: Judged) -> (Judged, Judged) {
+    /// Decides both directions, `first` being the decision for a new packet of the original one. That holds until an
+    /// answer is seen; where it would be another one then, packets are judged one by one.
+    fn decide_both(&mut self, entry: Entry<'_>, first: Judged) {
         if first == Judged::Local {
-            return (Judged::Local, Judged::Local);
+            self.store_decision(entry, 0, &Judged::Local);
+            return self.store_decision(entry, 1, &Judged::Local);
         }
-        let mut original = self.leg(entry, 0, states::ESTABLISHED);
-        let mut reply = self.leg(entry, 1, states::ESTABLISHED);
-        (self.judge(&mut original), self.judge(&mut reply))
+        let [mut original, mut reply] = [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
+        let later = self.judge(&mut original);
+        let settled = match first {
+            Judged::Forward { adjacency, egress, packet_kind } => {
+                Judged::Forward { adjacency, egress, packet_kind: packet_kind || later != first }
+            }
+            other => other,
+        };
+        self.store_decision(entry, 0, &settled);
+        let reply = self.judge(&mut reply);
+        self.store_decision(entry, 1, &reply);
     }
 
     /// Judges a connection as its first packet would be judged now, and decides its directions anew. `false`: it must
@@ -412,7 +421,8 @@ impl<P: Buffers> Worker<P> {
         if policy.pools.owner(original.zone, original.dst).is_some() {
             return false;
         }
-        let Judged::Forward { egress, .. } = self.judge(&mut first) else { return false };
+        let decision = self.judge(&mut first);
+        let Judged::Forward { egress, .. } = decision else { return false };
         let Some(egress) = policy.interface(egress) else { return false };
         if egress.zone != reply.zone || policy.pools.owner(egress.zone, original.dst).is_some() {
             return false;
@@ -423,11 +433,7 @@ impl<P: Buffers> Worker<P> {
         }
         entry.hot4(1).interface.store(egress.slot, relaxed);
         entry.cold().egress.store(egress.slot, relaxed);
-        let mut sides = [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
-        for (direction, leg) in sides.iter_mut().enumerate() {
-            let judged = self.judge(leg);
-            self.store_decision(entry, direction, &judged);
-        }
+        self.decide_both(entry, decision);
         true
     }
 
@@ -437,8 +443,7 @@ impl<P: Buffers> Worker<P> {
         if refusal(&verdict).is_some() || !self.policy.routes.is_local(zone, facts.dst) {
             return false;
         }
-        self.store_decision(entry, 0, &Judged::Local);
-        self.store_decision(entry, 1, &Judged::Local);
+        self.decide_both(entry, Judged::Local);
         true
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use erhu_planes::connections::flags;
+use erhu_planes::connections::{flags, status};
 use erhu_planes::program::{Hook, RejectKind, states};
 use erhu_planes::{Counter, DropReason};
 use erhu_route::Found;
@@ -129,7 +129,8 @@ impl<P: Buffers> Worker<P> {
         }
         let usual = bits & flags::PER_PACKET == 0 && hot.interface.load(Ordering::Relaxed) == meta.slot;
         let adjacency = if !usual {
-            match self.judge_packet(meta, reference, states::ESTABLISHED) {
+            let state = self.state_of(reference);
+            match self.judge_packet(meta, reference, state) {
                 Judged::Forward { adjacency, .. } => adjacency,
                 other => return self.refuse_packet(buffer, meta, &other),
             }
@@ -144,6 +145,13 @@ impl<P: Buffers> Worker<P> {
         }
         crate::fast::rewrite(buffer, &meta.parsed, hot);
         Fate::Send { adjacency }
+    }
+
+    /// What rules call a packet of a known connection: new until an answer was seen, as in the kernel.
+    fn state_of(&self, reference: Reference) -> u8 {
+        let status = self.shared.table.entry(reference).cold().status.load(Ordering::Relaxed);
+        let unanswered = !reference.is_reply() && status & status::SEEN_REPLY == 0;
+        if unanswered { states::NEW } else { states::ESTABLISHED }
     }
 
     /// Judges one packet of an established connection, or related to it, by the interface that it really came by.

@@ -22,7 +22,7 @@
 
 use std::io;
 
-use crate::memory::prefetch;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, spin_loop};
 
 /// Strides that an entry may be away from its home. When seven tenths full, a sixth of the buckets is: one entry in
@@ -97,7 +97,7 @@ impl Index {
     }
 
     /// One of very few buckets, as models can afford.
-    #[cfg(feature = "loom")]
+    #[cfg(all(test, feature = "loom"))]
     pub fn tiny(count: u32) -> Self {
         Self { buckets: (0..count).map(|_| Bucket::empty()).collect(), count }
     }

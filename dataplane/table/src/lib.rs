@@ -36,9 +36,11 @@
 
 mod hash;
 mod index;
+#[cfg(not(feature = "loom"))]
 mod memory;
 #[cfg(all(test, feature = "loom"))]
 mod models;
+mod prefetch;
 mod quiescence;
 mod sync;
 mod table;

@@ -1,4 +1,4 @@
-//! Zeroed pages for the index, and prefetching.
+//! Zeroed pages for the index.
 
 use std::io;
 use std::ops::Deref;
@@ -74,19 +74,6 @@ impl<T: Shared> Drop for Pages<T> {
         // SAFETY: exactly the mapping made in `zeroed`; every reference into it borrowed `self`.
         let _ = unsafe { munmap(self.mapping.as_ptr().cast(), self.mapped_bytes) };
     }
-}
-
-/// Asks for the line at an address; any address will do, a prefetch cannot fault.
-#[inline(always)]
-pub fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86_64, and prefetching does not access memory in the language's sense.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use erhu_planes::{MAX_WORKERS, connections};
 
 use crate::hash::Secrets;
 use crate::index::{Conflict, Index};
-use crate::memory::prefetch;
+use crate::prefetch::prefetch;
 use crate::quiescence::Quiescence;
 use crate::worker::Slot;
 

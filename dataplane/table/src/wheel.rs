@@ -157,6 +157,33 @@ impl Wheel {
         self.len += 1;
     }
 
+    /// Looks at armed entries from a slot on, in slot order and round the wheel, until `f` has enough (`true`) or has
+    /// seen them all.
+    pub fn look_from(&self, table: &Table, slot: u32, mut f: impl FnMut(Entry<'_>) -> bool) {
+        let start = slot_of(slot);
+        for word in 0..=self.occupied.len() {
+            let at = (start / 64 + word) % self.occupied.len();
+            let mut bits = self.occupied[at];
+            // The first word is looked at twice: what lies behind the start first, what lies before it last.
+            if word == 0 {
+                bits &= u64::MAX << (start % 64);
+            } else if word == self.occupied.len() {
+                bits &= !(u64::MAX << (start % 64));
+            }
+            while bits != 0 {
+                let mut line = self.slots[at * 64 + bits.trailing_zeros() as usize].first;
+                bits &= bits - 1;
+                while line & SLOT_LINK == 0 {
+                    let entry = Entry::of_chain(table, line);
+                    if f(entry) {
+                        return;
+                    }
+                    line = entry.cold().timer_next.load(Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
     /// How far ahead the next occupied slot is, the present one included, if within `most` ticks.
     fn next_occupied(&self, most: u32) -> Option<u32> {
         let mut ahead = 0;

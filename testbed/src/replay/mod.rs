@@ -137,8 +137,10 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
         .map_err(|source| ReplayError::Output { path: options.rules.clone(), source })?;
     let first = Stored { program: checked.program.encode()?, script: Some(script) };
     let refused = |e: PublishError| ReplayError::Dataplane(e.to_string());
-    let history = history::open(&mut plane).map_err(refused)?;
-    history::publish(&mut plane, history.as_ref(), &first).map_err(refused)?;
+    {
+        let history = history::open(&mut plane).map_err(refused)?;
+        history::publish(&mut plane, history.as_ref(), &first).map_err(refused)?;
+    }
     let mut run = Run {
         answerer: options.answer_arp.then(Answerer::default),
         sent: vec![Vec::new(); ports.len()],

@@ -190,6 +190,7 @@ impl Dataplane for Plane {
     fn ask(&mut self, request: &Request, file: Option<&[u8]>) -> Result<(Response, Option<Vec<u8>>), AskError> {
         let pending = self.control.request(request, file.map(<[u8]>::to_vec), self.now.tick);
         self.start_workers();
+        self.settle();
         for _ in 0..PATIENCE {
             if let Some(response) = self.control.poll(&pending) {
                 let bytes = if let Pending::Ready(_, bytes) = pending { bytes } else { None };

@@ -143,7 +143,7 @@ fn flags_are_sound(flags: u8) -> bool {
 }
 
 /// Not multicast, broadcast, 0/8, 127/8 or 240/4.
-fn is_unicast(address: Ipv4Addr) -> bool {
+pub fn is_unicast(address: Ipv4Addr) -> bool {
     !matches!(address.octets()[0], 0 | 127 | 224..)
 }
 
