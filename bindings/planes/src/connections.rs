@@ -495,10 +495,11 @@ impl ConnectionsRegion {
         let cold: &Cold = self.line(line + class.cold_at()).ok()?;
         // Acquire; pairs with the Release that publishes the id once everything else is written.
         let id = cold.id.load(Ordering::Acquire);
-        if id == 0 {
+        let relaxed = Ordering::Relaxed;
+        // Another class: the segment was given back and leased anew since the directory was read.
+        if id == 0 || cold.class.load(relaxed) != class as u8 {
             return None;
         }
-        let relaxed = Ordering::Relaxed;
         let direction = |number: u32| -> Option<Direction> {
             let at = line + number * class.hot_lines();
             if class.is_v6() {
@@ -678,6 +679,7 @@ mod tests {
         }
         assert_eq!(reader.read(Class::Udp4, 3), None);
         let cold: &Cold = writer.line(5).unwrap();
+        cold.class.store(Class::Udp4 as u8, Ordering::Relaxed);
         cold.id.store(77, Ordering::Release);
         let mut seen = Vec::new();
         reader.for_each(|c| seen.push(c));

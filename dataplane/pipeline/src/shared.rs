@@ -97,6 +97,8 @@ pub struct Shared<B> {
     pub events: EventsRegion,
     /// Names of ports, by number.
     pub ports: usize,
+    /// Ids of connections count up in the order of creation, whichever worker makes them.
+    pub ids_in_order: bool,
     accounts: Box<[ZoneAccount]>,
     /// Connections that reserves keep free now.
     pub reserved_free: AtomicI64,
@@ -118,6 +120,7 @@ impl<B> Shared<B> {
             stats,
             events,
             ports,
+            ids_in_order: false,
             accounts: (0..=u16::MAX).map(|_| ZoneAccount::default()).collect(),
             reserved_free: AtomicI64::new(0),
             policy: Mutex::new(None),

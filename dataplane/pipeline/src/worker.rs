@@ -180,7 +180,8 @@ impl<P: Buffers> Worker<P> {
     /// A worker that has not seen a packet, running `policy`.
     pub fn new(shared: Arc<Shared<P::Buffer>>, index: usize, policy: Arc<Policy>, buffers: P, seed: u64) -> Self {
         let (workers, ports) = (shared.workers(), shared.ports);
-        let mut own = WorkerTable::new(index);
+        let own = WorkerTable::new(index);
+        let mut own = if shared.ids_in_order { own.with_ids_in_order() } else { own };
         own.quiesce(&shared.table);
         shared.set_adopted(index, policy.generation);
         Self {

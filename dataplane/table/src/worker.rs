@@ -111,6 +111,7 @@ struct Segments {
 pub struct WorkerTable {
     worker: u8,
     ids: Range<u64>,
+    ids_at_once: u64,
     /// By segment number; grown to the table's number of segments with the first lease.
     segments: Vec<Segment>,
     classes: [Segments; Class::ALL.len()],
@@ -127,6 +128,7 @@ impl WorkerTable {
         Self {
             worker: u8::try_from(worker).unwrap_or(u8::MAX),
             ids: 0..0,
+            ids_at_once: ID_BLOCK,
             segments: Vec::new(),
             classes: [Segments { current: NO_REFERENCE, head: NO_REFERENCE, tail: NO_REFERENCE }; Class::ALL.len()],
             open: Chain::default(),
@@ -135,6 +137,13 @@ impl WorkerTable {
             ripe: Chain::default(),
             patience: 0,
         }
+    }
+
+    /// The same, but ids are taken one by one: in the order of creation over all workers, where that is worth a shared
+    /// line for each.
+    #[must_use]
+    pub fn with_ids_in_order(self) -> Self {
+        Self { ids_at_once: 1, ..self }
     }
 
     /// A blank entry. `None` when there is no memory for one more segment; asked again and again it does not ask the
@@ -184,8 +193,8 @@ impl WorkerTable {
     /// The next connection id: never 0, never given twice; consecutive while one worker alone asks.
     pub fn next_id(&mut self, table: &Table) -> u64 {
         if self.ids.is_empty() {
-            let last = table.region().slab().last_id.fetch_add(ID_BLOCK, Ordering::Relaxed);
-            self.ids = last + 1..last + 1 + ID_BLOCK;
+            let last = table.region().slab().last_id.fetch_add(self.ids_at_once, Ordering::Relaxed);
+            self.ids = last + 1..last + 1 + self.ids_at_once;
         }
         self.ids.next().unwrap_or_default()
     }

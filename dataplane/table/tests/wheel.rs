@@ -214,3 +214,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn looking_from_a_slot_sees_every_armed_entry_once_round_the_wheel() {
+    let table = table_with(10, 1, 4);
+    let (slots, numbers) = entries(&table, 5);
+    let mut wheel = Wheel::new();
+    for (slot, deadline) in slots.iter().zip([3, 70, 70, 5000, 64]) {
+        wheel.arm(&table, slot.entry(&table), deadline);
+    }
+    let seen = |from: u32, most: usize| {
+        let mut seen = Vec::new();
+        wheel.look_from(&table, from, |entry| {
+            seen.push(numbers[&entry.line()]);
+            seen.len() == most
+        });
+        seen
+    };
+    assert_eq!(seen(0, 9), [0, 4, 1, 2, 3]);
+    assert_eq!(seen(65, 9), [1, 2, 3, 0, 4]);
+    assert_eq!(seen(5001, 9), [0, 4, 1, 2, 3]);
+    assert_eq!(seen(65, 2), [1, 2]);
+}

@@ -57,7 +57,9 @@ impl Plane {
         let stats = StatsRegion::create(stats, workers, &names, INSTANCE).map_err(memory)?;
         let events = Region::anonymous("events", EventsRegion::size(workers, EVENTS)).map_err(memory)?;
         let events = EventsRegion::create(events, workers, EVENTS, INSTANCE).map_err(memory)?;
-        let shared = Arc::new(Shared::new(table, Nat::new(seed), stats, events, workers, ports.len()));
+        let mut shared = Shared::new(table, Nat::new(seed), stats, events, workers, ports.len());
+        shared.ids_in_order = true;
+        let shared = Arc::new(shared);
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: "replay".into(),
