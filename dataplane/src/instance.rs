@@ -60,7 +60,8 @@ impl Instance {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o755);
         builder.create(dir.folder()).map_err(|e| system("create", dir.folder(), e))?;
-        let path = dir.folder().join("lock");
+        // Not plainly `lock`: the history of rule sets has one, and its folder may be the same.
+        let path = dir.folder().join("dataplane.lock");
         let mut lock = File::options()
             .read(true)
             .write(true)
@@ -72,7 +73,9 @@ impl Instance {
             let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
             return Err(InstanceError::Running { name: name.into(), pid });
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(|e| system("write", &path, e))?;
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(|e| system("write", &path, e))?;
         let mut id = [0; 8];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| system("read random numbers for", &path, e.into()))?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use erhu_dpdk::{Eal, Error, Mempool, MbufArray, Port, PortConfig, RssConfig, RxQueue, TxQueue};
+use erhu_dpdk::{Eal, Error, MbufArray, Mempool, Port, PortConfig, RssConfig, RxQueue, TxQueue};
 use erhu_pipeline::policy::PortFacts;
 use erhu_planes::protocol::PortStatus;
 use tracing::info;

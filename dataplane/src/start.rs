@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use erhu_config::{Config, ConfigError};
 use erhu_dpdk::{Eal, EalArgs, Mempool, PoolConfig};
 use erhu_nat::Nat;
 use erhu_pipeline::{Control, Pending, Shared, Worker};
-use erhu_config::{Config, ConfigError};
 use erhu_planes::protocol::{Response, Status};
 use erhu_planes::region::RegionError;
 use erhu_table::{Table, TableError};

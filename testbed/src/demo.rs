@@ -164,7 +164,8 @@ fn for_this_machine(config: &Path, instance: &str) -> Result<String, DemoError> 
     let script = config.parent().unwrap_or(Path::new("")).join(script);
     let script = script.canonicalize().map_err(system(script.display().to_string()))?;
     let allowed = sched_getaffinity(None).map_err(|e| system("the CPUs of this process")(e.into()))?;
-    let cpus: Vec<i64> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).filter_map(|c| c.try_into().ok()).collect();
+    let cpus: Vec<i64> =
+        (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).filter_map(|c| c.try_into().ok()).collect();
     let main = cpus.first().copied().unwrap_or(0);
     let worker = cpus.get(1).copied().unwrap_or(main);
     table.insert("instance".into(), instance.into());
@@ -177,10 +178,8 @@ fn for_this_machine(config: &Path, instance: &str) -> Result<String, DemoError> 
 fn show(folder: &Path, erhu: &Path, paper: &mut Paper) -> Result<(), DemoError> {
     let (lan, wan) = (packets(&capture(folder, "lan", "in"))?, packets(&capture(folder, "wan", "in"))?);
     wait(folder, (lan.len() + wan.len()) as u64)?;
-    let sent = story::Sent {
-        lan: packets(&capture(folder, "lan", "out"))?,
-        wan: packets(&capture(folder, "wan", "out"))?,
-    };
+    let sent =
+        story::Sent { lan: packets(&capture(folder, "lan", "out"))?, wan: packets(&capture(folder, "wan", "out"))? };
     paper.title("What came in, and what became of it");
     let faults = story::out(paper, &lan, &wan, &sent);
     let instance = instance(folder);
@@ -244,7 +243,9 @@ fn back(folder: &Path, paper: &mut Paper) -> Result<(), DemoError> {
     pcap::write(&answers, &[], false)?;
     let options = replay::Options {
         config: configuration(folder),
-        rules: erhu_controlplane::config::Config::for_replay(&configuration(folder)).map_err(ReplayError::from)?.rules,
+        rules: erhu_controlplane::config::Config::for_replay(&configuration(folder))
+            .map_err(ReplayError::from)?
+            .rules,
         inputs: vec![
             ("lan".into(), capture(folder, "lan", "in")),
             ("wan".into(), capture(folder, "wan", "in")),

@@ -14,5 +14,6 @@ pub mod merge;
 pub mod netns;
 pub mod packet;
 pub mod pcap;
+pub mod processes;
 pub mod replay;
 pub mod scenario;

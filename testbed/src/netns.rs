@@ -309,7 +309,8 @@ impl Namespace {
     /// If it does not exist or cannot be set.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<(), Fault> {
         let path = format!("/proc/sys/{path}");
-        self.inside(|| std::fs::write(&path, value))?.map_err(|e| Fault::new(format!("{path} = {value}"), e.to_string()))
+        self.inside(|| std::fs::write(&path, value))?
+            .map_err(|e| Fault::new(format!("{path} = {value}"), e.to_string()))
     }
 
     /// Makes a pair of devices, one end here and one in another namespace, both up.

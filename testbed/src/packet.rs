@@ -368,7 +368,7 @@ impl Packet {
         })
     }
 
-    /// What an ICMP error quotes of a packet (from its IP header on): its IP header and 8 bytes, the least there may be.
+    /// What an ICMP error quotes of a packet (from its IP header on): the IP header and 8 bytes, the least there is.
     #[must_use]
     pub fn about(self, l3: &[u8]) -> Self {
         let header = usize::from(l3.first().copied().unwrap_or(0x45) & 15) * 4;

@@ -165,7 +165,8 @@ impl Clock {
 
     /// Nanoseconds since 1970; times beyond the year 2554 become the last one that fits.
     fn ns(self, units: u64) -> u64 {
-        let ns = u128::from(units).saturating_mul(1_000_000_000) / self.units + u128::from(self.offset) * 1_000_000_000;
+        let ns =
+            u128::from(units).saturating_mul(1_000_000_000) / self.units + u128::from(self.offset) * 1_000_000_000;
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 }

@@ -330,10 +330,14 @@ impl Scenario {
     /// The frames of a port in time order.
     fn records(&self, port: &str) -> Vec<Record> {
         let earliest = self.frames.iter().map(|(at, ..)| *at).fold(f64::INFINITY, f64::min);
-        assert!(self.frames.is_empty() || earliest == 0.0, "time 0 is the first packet, but that is sent at {earliest}");
+        assert!(
+            self.frames.is_empty() || earliest == 0.0,
+            "time 0 is the first packet, but that is sent at {earliest}"
+        );
         let of_port = self.frames.iter().filter(|(_, p, _)| *p == port);
-        let mut records: Vec<_> =
-            of_port.map(|(at, _, data)| Record { time_ns: START_NS + nanoseconds(*at), data: data.clone() }).collect();
+        let mut records: Vec<_> = of_port
+            .map(|(at, _, data)| Record { time_ns: START_NS + nanoseconds(*at), data: data.clone() })
+            .collect();
         records.sort_by_key(|r| r.time_ns);
         records
     }

@@ -251,7 +251,9 @@ fn judge_answers(name: &str, traffic: &[(f64, Vec<u8>)]) {
         came_home += 1;
         assert!(!is_pool(seen.ip().destination), "{name}: not translated back: {seen}");
         let fits = inside.values().any(|t| {
-            t.src == seen.ip().destination && t.dst == seen.ip().source && t.source_port() == seen.destination().port()
+            t.src == seen.ip().destination
+                && t.dst == seen.ip().source
+                && t.source_port() == seen.destination().port()
         });
         assert!(fits, "{name}: {seen} belongs to no connection\n{outcome}");
     }
@@ -285,9 +287,15 @@ fn play(name: &str, path: &Path) -> Row {
             return Row { packets: 0, outside: 0, back: 0, drops: String::new(), remark };
         }
     };
-    let remark = capture.warning.map(|w| w.replace(&path.display().to_string(), "").trim_start_matches(": ").to_owned());
-    let mut row =
-        Row { packets: capture.records.len(), outside: 0, back: 0, drops: String::new(), remark: remark.unwrap_or_default() };
+    let remark =
+        capture.warning.map(|w| w.replace(&path.display().to_string(), "").trim_start_matches(": ").to_owned());
+    let mut row = Row {
+        packets: capture.records.len(),
+        outside: 0,
+        back: 0,
+        drops: String::new(),
+        remark: remark.unwrap_or_default(),
+    };
     if capture.records.is_empty() {
         return row;
     }
@@ -350,6 +358,10 @@ fn our_own_captures_are_what_makes_them() {
             std::fs::write(&path, &bytes).unwrap();
         }
         let found = std::fs::read(&path).unwrap_or_default();
-        assert!(found == bytes, "{} is not what tests/captures/own.rs makes; ERHU_UPDATE=1 writes it", path.display());
+        assert!(
+            found == bytes,
+            "{} is not what tests/captures/own.rs makes; ERHU_UPDATE=1 writes it",
+            path.display()
+        );
     }
 }

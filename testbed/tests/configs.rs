@@ -16,7 +16,8 @@ const WAN: Side = Side::untagged("wan");
 /// The files of `configs/` with this extension; there are some.
 fn files(extension: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(repository().join("configs")).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some(OsStr::new(extension)));
+    let paths =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some(OsStr::new(extension)));
     let paths: Vec<_> = paths.collect();
     assert!(!paths.is_empty());
     paths
@@ -36,7 +37,13 @@ fn every_configuration_loads_and_fits_every_script() {
         let config = Config::load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert!(config.rules.is_file(), "{}: rules = {}", path.display(), config.rules.display());
         for script in files("rhai") {
-            assert_eq!(complaints(&script, &Facts::from(&config)), [""; 0], "{} on {}", script.display(), path.display());
+            assert_eq!(
+                complaints(&script, &Facts::from(&config)),
+                [""; 0],
+                "{} on {}",
+                script.display(),
+                path.display()
+            );
         }
     }
 }

@@ -1,9 +1,14 @@
-//! The documents say what is there: no drop reason, counter or dependency is missing, none is left over.
+//! The documents say what is there: no drop reason, counter or dependency is missing, none is left over, and what the
+//! README tells people to type works. That needs the programs, built by `cargo build -p erhu-dataplane -p
+//! erhu-controlplane` (or `ERHU_BIN_DIR`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use erhu_planes::{Counter, DropReason};
+use erhu_testbed::netns;
 use erhu_testbed::scenario::repository;
 
 fn document(path: &str) -> String {
@@ -72,7 +77,9 @@ fn every_dependency_has_its_reason_in_the_readme_and_no_other_has() {
 
 #[test]
 fn links_in_the_documents_lead_somewhere() {
-    for path in ["README.md", "bindings/README.md", "dataplane/README.md", "controlplane/README.md", "testbed/README.md"] {
+    for path in
+        ["README.md", "bindings/README.md", "dataplane/README.md", "controlplane/README.md", "testbed/README.md"]
+    {
         let folder = repository().join(path);
         let text = document(path);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -82,5 +89,35 @@ fn links_in_the_documents_lead_somewhere() {
                 assert!(there.exists(), "{path}: {target}");
             }
         }
+    }
+}
+
+/// The commands below a heading, up to the next heading.
+fn commands(text: &str, heading: &str) -> String {
+    let part = text.split_once(&format!("## {heading}\n")).unwrap_or_else(|| panic!("there is no {heading}")).1;
+    let part = part.split("\n## ").next().unwrap_or_default();
+    let blocks = part.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.collect()
+}
+
+#[test]
+fn what_the_readme_tells_to_type_works() {
+    let folder = tempfile::Builder::new().prefix("erhu-").tempdir().unwrap();
+    let programs =
+        netns::binary("erhu").and_then(|_| netns::binary("erhu-dataplane")).unwrap_or_else(|e| panic!("{e}"));
+    let readme = document("README.md");
+    let script = ["Five minutes", "Replay"].map(|heading| commands(&readme, heading)).join("");
+    assert!(script.contains("${CARGO_TARGET_DIR:-$PWD/target}/debug") && script.contains("/tmp/tour"), "{script}");
+    let script = script
+        .replace("${CARGO_TARGET_DIR:-$PWD/target}/debug", &programs.parent().unwrap().display().to_string())
+        .replace("/tmp/tour", &folder.path().display().to_string());
+    let mut command = Command::new("bash");
+    command.args(["-ec", &script]).current_dir(repository());
+    // DPDK's own files.
+    command.env("RUNTIME_DIRECTORY", folder.path()).env("XDG_RUNTIME_DIR", folder.path());
+    let said = netns::run(command, Duration::from_secs(60)).and_then(|f| f.success("the tour"));
+    let said = said.unwrap_or_else(|e| panic!("{e}"));
+    for words in ["no errors", "generation 1", "zone-orig=2", "generation 3: generation 1 again", "[DESTROY] tcp"] {
+        assert!(said.contains(words), "{words} is missing:\n{said}");
     }
 }

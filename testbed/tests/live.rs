@@ -282,7 +282,8 @@ fn killing_the_control_plane_costs_no_packet() {
     std::thread::sleep(Duration::from_secs(1));
     live.control.as_ref().unwrap().signal(Signal::KILL);
     // And in the middle of an apply: it is killed at whatever point it has reached.
-    std::fs::write(live.folder.path().join("next.rhai"), format!("{RULES}\nforward(#{{ dport: 9 }}, drop);")).unwrap();
+    std::fs::write(live.folder.path().join("next.rhai"), format!("{RULES}\nforward(#{{ dport: 9 }}, drop);"))
+        .unwrap();
     for pause in [0, 2, 5, 10, 20, 40] {
         let apply = must(netns::start(Live::command_in(live.folder.path(), "erhu", "apply next.rhai")));
         std::thread::sleep(Duration::from_millis(pause));

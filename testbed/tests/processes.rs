@@ -27,6 +27,8 @@ struct Place {
     folder: tempfile::TempDir,
     /// The folder that instances share.
     run: PathBuf,
+    /// The folder that keeps the history of rule sets.
+    state: PathBuf,
 }
 
 impl Place {
@@ -42,10 +44,14 @@ impl Place {
     }
 
     fn beside(folder: tempfile::TempDir, run: PathBuf) -> Self {
-        let place = Self { folder, run };
+        let state = folder.path().join("state");
+        let place = Self { folder, run, state };
         let config = repository().join("configs/ci.toml");
         let path = place.path().display().to_string();
-        must(must(place.testbed(&["demo", "prepare", &path, "--config", &config.display().to_string()])).success("prepare"));
+        must(
+            must(place.testbed(&["demo", "prepare", &path, "--config", &config.display().to_string()]))
+                .success("prepare"),
+        );
         place
     }
 
@@ -59,7 +65,7 @@ impl Place {
 
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(self.path()).env("ERHU_RUNTIME_DIR", &self.run).env("ERHU_STATE_DIR", self.path().join("state"));
+        command.current_dir(self.path()).env("ERHU_RUNTIME_DIR", &self.run).env("ERHU_STATE_DIR", &self.state);
         // DPDK's own files.
         command.env("RUNTIME_DIRECTORY", self.path()).env("XDG_RUNTIME_DIR", self.path());
         command
@@ -150,6 +156,20 @@ fn two_workers_on_ports_of_one_queue_do_the_same() {
     place.is_right();
 }
 
+/// As for a user without a home, who has but one folder in `/tmp`.
+#[test]
+fn what_runs_and_what_is_kept_may_lie_in_one_folder() {
+    let mut place = Place::new();
+    place.state.clone_from(&place.run);
+    let _both = (place.dataplane(), place.daemon("published the configured script"));
+    place.is_right();
+    let script = repository().join("configs/many-tenants.rhai").display().to_string();
+    for words in [&["apply", &script][..], &["rollback"]] {
+        let done = place.run("erhu", words);
+        assert!(done.status.success(), "{words:?}: {}", done.stderr);
+    }
+}
+
 #[test]
 fn a_second_dataplane_of_one_name_is_refused_and_the_first_goes_on() {
     let place = Place::new();
@@ -215,7 +235,11 @@ fn a_script_with_errors_leaves_the_rules_as_they_are_and_names_every_place() {
     let _both = (place.dataplane(), place.daemon("published the configured script"));
     place.is_right();
     let before = place.run("erhu", &["show", "rules"]).stdout;
-    std::fs::write(place.path().join("wrong.rhai"), "zone(\"a\", #{ idd: 1 });\nforward(#{ zone: \"b\" }, accept);\n").unwrap();
+    std::fs::write(
+        place.path().join("wrong.rhai"),
+        "zone(\"a\", #{ idd: 1 });\nforward(#{ zone: \"b\" }, accept);\n",
+    )
+    .unwrap();
     let refused = place.run("erhu", &["apply", "wrong.rhai"]);
     assert_eq!(refused.status.code(), Some(1));
     for place in ["wrong.rhai:1:", "wrong.rhai:2:"] {

@@ -27,9 +27,11 @@ fn requests(name: &str) -> [Packet; 3] {
 }
 
 fn both_tenants() -> Scenario {
-    Scenario::of_file("configs/two-tenants.rhai")
-        .send_all(0.0, BLUE, requests("blue"))
-        .send_all(0.0, GREEN, requests("green"))
+    Scenario::of_file("configs/two-tenants.rhai").send_all(0.0, BLUE, requests("blue")).send_all(
+        0.0,
+        GREEN,
+        requests("green"),
+    )
 }
 
 /// The server: it sends the name it was sent back.
@@ -86,8 +88,10 @@ fn the_table_shows_two_connections_per_tuple_with_zone_and_translation() {
     assert_eq!(outcome.entries.len(), 6);
     for zone in [1, 2] {
         let of_zone: Vec<_> = outcome.entries.iter().filter(|e| e.original.zone == zone).collect();
-        let tuples: BTreeSet<_> =
-            of_zone.iter().map(|e| (e.proto.as_str(), e.original.src.to_string(), e.original.source_port())).collect();
+        let tuples: BTreeSet<_> = of_zone
+            .iter()
+            .map(|e| (e.proto.as_str(), e.original.src.to_string(), e.original.source_port()))
+            .collect();
         let host = "10.0.0.5".to_owned();
         let want = [("icmp", host.clone(), 77), ("tcp", host.clone(), 40000), ("udp", host, 5353)];
         assert_eq!(tuples, want.into_iter().collect());
@@ -131,7 +135,8 @@ fn up_to_ports(outcome: &Outcome) -> BTreeMap<Side, Vec<String>> {
     let line = |seen: &Seen| {
         let source = seen.source();
         let key = (seen.ip().protocol, source.ip().to_string(), source.port());
-        let name = inside.get(&key).map_or_else(|| source.to_string(), |tuple| format!("{} for {tuple}", source.ip()));
+        let name =
+            inside.get(&key).map_or_else(|| source.to_string(), |tuple| format!("{} for {tuple}", source.ip()));
         format!("{} {name} > {} {:?}", seen.ip().protocol, seen.destination(), seen.payload())
     };
     let sides = [BLUE, GREEN, WAN].into_iter();
@@ -159,7 +164,8 @@ fn four_workers_differ_in_external_ports_at_most() {
 #[test]
 fn mail_of_blue_is_rejected_and_that_of_green_is_not() {
     let mail = || tcp("10.0.0.5:40000", "192.0.2.1:25").flags("S").seq(100);
-    let outcome = Scenario::of_file("configs/two-tenants.rhai").send(0.0, BLUE, mail()).send(0.0, GREEN, mail()).run();
+    let outcome =
+        Scenario::of_file("configs/two-tenants.rhai").send(0.0, BLUE, mail()).send(0.0, GREEN, mail()).run();
     outcome.left(BLUE, &["tcp 192.0.2.1:25 > 10.0.0.5:40000 RA"]);
     outcome.left(WAN, &["tcp 198.51.100.20:40000 > 192.0.2.1:25 S"]);
     outcome.drops(&[("rule", 1)]);

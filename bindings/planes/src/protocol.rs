@@ -36,6 +36,12 @@ pub enum Request {
         /// `(line, id)`.
         connections: Vec<(u32, u64)>,
     },
+    /// Take these numbers off the counters of connections that still are the ones named, so that what a reader printed
+    /// counts from there.
+    Discount {
+        /// What was read.
+        connections: Vec<Counted>,
+    },
     /// End every connection, or those with either tuple in a zone (0: both tuples in `main`).
     Flush {
         /// Zone id.
@@ -61,6 +67,17 @@ impl Request {
     }
 }
 
+/// Counters of a connection as a reader found them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// First line.
+    pub line: u32,
+    /// Id.
+    pub id: u64,
+    /// Packets and bytes, original then reply.
+    pub counters: [u64; 4],
+}
+
 /// What the dataplane answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -77,9 +94,9 @@ pub enum Response {
         /// The running generation.
         generation: u32,
     },
-    /// To [`Request::Delete`] and [`Request::Flush`].
+    /// To [`Request::Delete`], [`Request::Flush`] and [`Request::Discount`].
     Ended {
-        /// Connections ended by this request.
+        /// Connections that this request ended, or whose counters it changed.
         connections: u64,
     },
     /// To [`Request::Neighbours`].

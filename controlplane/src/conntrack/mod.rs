@@ -17,7 +17,7 @@ use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 use erhu_planes::Counter;
 use erhu_planes::DropReason;
 use erhu_planes::connections::{Connection, ConnectionsRegion, Cursor};
-use erhu_planes::protocol::{Request, Response};
+use erhu_planes::protocol::{Counted, Request, Response};
 use erhu_planes::stats::StatsRegion;
 use serde_json::json;
 
@@ -92,7 +92,7 @@ pub struct ConntrackArgs {
     /// What is printed: extended, id, timestamp, labels; or one of save, xml, json
     #[arg(short = 'o', long = "output", value_name = "LIST", value_delimiter = ',', action = ArgAction::Append)]
     output: Vec<Output>,
-    /// Not available yet: set the counters of what was printed to zero
+    /// Set the counters of what was printed to zero
     #[arg(short = 'z', long = "zero")]
     zero: bool,
     /// Timeout in seconds of a connection that is made
@@ -181,7 +181,6 @@ impl ConntrackArgs {
     pub fn check(&self) -> Result<(), Failure> {
         let (verb, table) = self.verb()?;
         let later = [
-            ("conntrack -z", self.zero),
             ("conntrack -l", self.label.is_some()),
             ("conntrack -G expect", verb == Verb::Get && table == Table::Expect),
         ];
@@ -197,6 +196,9 @@ impl ConntrackArgs {
             return Err(Failure::Usage("-o save, xml and json cannot be combined".into()));
         }
         match verb {
+            _ if self.zero && (verb != Verb::List || table == Table::Expect) => {
+                Err(Failure::Usage("-z goes with -L only".into()))
+            }
             Verb::Flush if !self.filter.is_zone_only() => {
                 Err(Failure::Usage("-F takes no filter but -w; use -D to end what filters match".into()))
             }
@@ -311,16 +313,33 @@ fn list(args: &ConntrackArgs, io: &mut Io<'_>, dataplane: &mut dyn Dataplane) ->
     let mut cursor = Some(Cursor::default());
     while let (Some(from), Ok(())) = (cursor, &result) {
         let now = now_tick(&region);
+        let mut printed = Vec::new();
         cursor = region.walk(from, WALK_STEPS, |connection| {
             if result.is_ok() && args.filter.matches(&connection) {
                 result = printer.print(&connection, now);
+                if args.zero {
+                    printed.push(counted(&connection));
+                }
             }
         });
+        if !printed.is_empty() {
+            demand(dataplane, &Request::Discount { connections: printed }, None)?;
+        }
     }
     result?;
     let shown = printer.finish()?;
     writeln!(io.err, "{}: {shown} flow entries have been shown.", banner("conntrack"))?;
     Ok(())
+}
+
+/// What `-z` takes off the counters: exactly what was printed, whatever came since.
+fn counted(connection: &Connection) -> Counted {
+    let (original, reply) = (&connection.original, &connection.reply);
+    Counted {
+        line: connection.line,
+        id: connection.id,
+        counters: [original.packets, original.bytes, reply.packets, reply.bytes],
+    }
 }
 
 fn get(args: &ConntrackArgs, io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Failure> {

@@ -290,6 +290,7 @@ impl Dataplane for Fake {
                     zone.is_none_or(|z| if z == 0 { zones == [0, 0] } else { zones.contains(&z) })
                 }),
             },
+            Request::Discount { connections } => Response::Ended { connections: connections.len() as u64 },
             Request::Neighbours => Response::Neighbours { neighbours: self.neighbours.clone() },
             Request::Pools => Response::Pools { pools: self.pools.clone() },
             Request::WantEvents { .. } | Request::Shutdown => Response::Done,

@@ -96,6 +96,7 @@ impl<B> Control<B> {
                 Pending::Ready(Response::Program { generation: self.generation }, self.encoded.clone())
             }
             Request::Delete { connections } => self.start(JobKind::Delete(connections.clone())),
+            Request::Discount { connections } => self.start(JobKind::Discount(connections.clone())),
             Request::Flush { zone } => self.start(JobKind::Flush(*zone)),
             Request::Neighbours => {
                 Pending::Ready(Response::Neighbours { neighbours: self.neighbours(now_tick) }, None)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_queue::ArrayQueue;
 use erhu_nat::Nat;
 use erhu_planes::events::EventsRegion;
+use erhu_planes::protocol::Counted;
 use erhu_planes::stats::StatsRegion;
 use erhu_table::Table;
 
@@ -39,7 +40,7 @@ pub struct Job {
     pub kind: JobKind,
     /// Workers that have not finished.
     pub remaining: AtomicU32,
-    /// Connections ended so far.
+    /// Connections ended, or discounted, so far.
     pub ended: AtomicU64,
 }
 
@@ -48,6 +49,8 @@ pub struct Job {
 pub enum JobKind {
     /// End these `(line, id)`, each by its owner.
     Delete(Vec<(u32, u64)>),
+    /// Take what was read off counters, each by its owner.
+    Discount(Vec<Counted>),
     /// End all, or those with a tuple in a zone (0: both in `main`).
     Flush(Option<u16>),
 }
@@ -62,7 +65,7 @@ impl Job {
         })
     }
 
-    /// Connections that it ended, once every worker has finished.
+    /// Connections that it ended or discounted, once every worker has finished.
     pub fn result(&self) -> Option<u64> {
         // Acquire; pairs with the workers' Release when they finish.
         (self.remaining.load(Ordering::Acquire) == 0).then(|| self.ended.load(Ordering::Relaxed))

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use erhu_nat::Rng;
 use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
+use erhu_planes::protocol::Counted;
 use erhu_planes::tuple::{FAMILY_V4, Key4, pack_low, unpack_ports, unpack_v4};
 use erhu_planes::{Counter, DropReason, Tuple};
 use erhu_rules::{Effects, Facts, Verdict};
-use erhu_table::{Reference, Wheel, WorkerTable};
+use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
 use erhu_wire::{Kind, Odd, Parsed};
 
 use crate::buffer::{Buffer, Buffers};
@@ -556,6 +557,11 @@ impl<P: Buffers> Worker<P> {
                     }
                     job.remaining.fetch_sub(1, Ordering::Release);
                 }
+                JobKind::Discount(read) => {
+                    let discounted = read.iter().filter(|counted| self.discount(counted)).count();
+                    job.ended.fetch_add(discounted as u64, Ordering::Relaxed);
+                    job.remaining.fetch_sub(1, Ordering::Release);
+                }
                 JobKind::Flush(_) => self.flush_step(job.clone(), Cursor::default()),
             }
         }
@@ -587,15 +593,29 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    /// Ends a connection if it is this worker's and still the one that was meant.
+    /// The connection at a line, if it is this worker's and still the one that was meant.
+    fn mine(table: &Table, index: usize, line: u32, id: u64) -> Option<Entry<'_>> {
+        let entry = table.entry_at(line)?;
+        let mine = usize::from(entry.cold().owner.load(Ordering::Relaxed)) == index;
+        (mine && id != 0 && entry.id() == id).then_some(entry)
+    }
+
     fn end_if(&mut self, line: u32, id: u64, job: &Job) {
         let shared = self.shared();
-        let Some(entry) = shared.table.entry_at(line) else { return };
-        let cold = entry.cold();
-        let mine = usize::from(cold.owner.load(Ordering::Relaxed)) == self.index;
-        if mine && cold.id.load(Ordering::Relaxed) == id && id != 0 {
+        if let Some(entry) = Self::mine(&shared.table, self.index, line, id) {
             self.end(entry, true);
             job.ended.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn discount(&self, read: &Counted) -> bool {
+        let Some(entry) = Self::mine(&self.shared.table, self.index, read.line, read.id) else { return false };
+        let [original, reply] = [entry.hot4(0), entry.hot4(1)];
+        let counters = [&original.packets, &original.bytes, &reply.packets, &reply.bytes];
+        for (counter, read) in counters.into_iter().zip(read.counters) {
+            let now = counter.load(Ordering::Relaxed);
+            counter.store(now.saturating_sub(read), Ordering::Relaxed);
+        }
+        true
     }
 }

@@ -115,7 +115,8 @@ impl Supply {
     pub fn new() -> Self {
         let (bytes, is_huge) = erhu_floor::pages(FRAMES * size_of::<Memory>());
         let memory = <[Memory]>::mut_from_bytes(bytes.get_mut(..FRAMES * size_of::<Memory>()).unwrap_or_default());
-        let mut waiting: VecDeque<Frame> = memory.map_or_else(|_| VecDeque::new(), |m| m.iter_mut().map(Frame).collect());
+        let mut waiting: VecDeque<Frame> =
+            memory.map_or_else(|_| VecDeque::new(), |m| m.iter_mut().map(Frame).collect());
         waiting.reserve(SPARES);
         Self { made: waiting.len(), waiting, is_huge }
     }

@@ -33,7 +33,9 @@ impl Reservation {
         let worse = if now < wanted { "; transparent ones for the rest, figures will be worse" } else { "" };
         (
             Self { before: Some(before) },
-            format!("2 MiB pages: {now} are free now, {wanted} wanted ({RESERVED} was {before}, and will be again){worse}"),
+            format!(
+                "2 MiB pages: {now} are free now, {wanted} wanted ({RESERVED} was {before}, and will be again){worse}"
+            ),
         )
     }
 }

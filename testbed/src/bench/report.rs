@@ -51,7 +51,9 @@ struct Judged {
 
 fn judged(targets: Targets, work: f64, floor: Option<f64>) -> Judged {
     let (ratio, must, aims, limit) = match targets {
-        Targets::Floors { must, aims, limit, .. } => (floor.map(|f| work / f), must, aims, limit),
+        Targets::Floors { must, aims, limit, .. } => {
+            (floor.filter(|f| *f > 0.0).map(|f| work / f), must, aims, limit)
+        }
         Targets::Bytes { must, aims } => (None, must, aims, None),
     };
     let figure = match targets {

@@ -145,9 +145,9 @@ impl Clock {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and far below 2^63")]
     fn now(&self) -> Now {
-        let running = self.running_since.map_or(0, |since| {
-            (clock::ticks().saturating_sub(since) as f64 * self.ns_per_tick) as u64
-        });
+        let running = self
+            .running_since
+            .map_or(0, |since| (clock::ticks().saturating_sub(since) as f64 * self.ns_per_tick) as u64);
         let passed = self.passed_ns + running;
         Now::new(BOOT_NS + passed, WALL_NS + passed)
     }

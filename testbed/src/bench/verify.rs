@@ -116,7 +116,9 @@ fn sound(seen: &Seen) -> Result<&Ip, String> {
     let faults = seen.faults();
     match &seen.content {
         _ if !faults.is_empty() => Err(format!("{}: {seen}", faults.join(", "))),
-        Content::Ip(ip) if ip.ttl != TTL - 1 => Err(format!("time to live {} instead of {}: {seen}", ip.ttl, TTL - 1)),
+        Content::Ip(ip) if ip.ttl != TTL - 1 => {
+            Err(format!("time to live {} instead of {}: {seen}", ip.ttl, TTL - 1))
+        }
         Content::Ip(ip) if matches!(ip.protocol, proto::UDP | proto::TCP) => Ok(ip),
         _ => Err(format!("neither UDP nor TCP: {seen}")),
     }

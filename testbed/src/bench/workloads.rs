@@ -71,7 +71,13 @@ pub struct Workload {
     pub targets: Targets,
 }
 
-const fn established(id: &'static str, what: &'static str, flows: u32, pool: u16, [must, aims]: [f64; 2]) -> Workload {
+const fn established(
+    id: &'static str,
+    what: &'static str,
+    flows: u32,
+    pool: u16,
+    [must, aims]: [f64; 2],
+) -> Workload {
     let targets = Targets::Floors { flows, must, aims, limit: None };
     Workload { id, what, kind: Kind::Established, flows, pool, targets }
 }

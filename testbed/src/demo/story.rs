@@ -129,7 +129,8 @@ fn fate<'s>(came: &Seen, far: &'s [Seen], near: &'s [Seen]) -> Fate<'s> {
         Content::Ip(ip) => Some(ip),
         _ => None,
     };
-    let left = far.iter().find(|s| ip(s).is_some_and(|ip| ip.id == came.ip().id && ip.protocol == came.ip().protocol));
+    let left =
+        far.iter().find(|s| ip(s).is_some_and(|ip| ip.id == came.ip().id && ip.protocol == came.ip().protocol));
     let is_answer = |s: &Seen| s.vlan() == came.vlan() && ends(s) == ends(came).exchanged();
     let answered = || near.iter().filter(|s| ip(s).is_some()).find(|s| is_answer(s));
     left.map(Fate::Left).or_else(|| answered().map(Fate::Answered)).unwrap_or(Fate::Dropped)

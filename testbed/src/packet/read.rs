@@ -545,8 +545,7 @@ impl Quoted {
         let body = &bytes[header..bytes.len().min(usize::from(length).max(header + 8))];
         let has_ports = matches!(protocol, 6 | 17);
         let upper_length = length.saturating_sub(u16::try_from(header).unwrap_or(0));
-        let pseudo =
-            if has_ports { pseudo_header(source, destination, protocol, upper_length) } else { Vec::new() };
+        let pseudo = if has_ports { pseudo_header(source, destination, protocol, upper_length) } else { Vec::new() };
         let residue = !internet_checksum(&[&pseudo[..], body].concat());
         let whole = body.len() == usize::from(upper_length);
         let no_checksum = protocol == 17 && word(body, 6) == 0;

@@ -59,7 +59,11 @@ impl Outcome {
             ((*port).to_owned(), capture.records.iter().map(Seen::from).collect())
         });
         Self {
-            entries: lines.iter().map(|l| Entry::parse(l)).collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}")),
+            entries: lines
+                .iter()
+                .map(|l| Entry::parse(l))
+                .collect::<Result<_, _>>()
+                .unwrap_or_else(|e| panic!("{e}")),
             lines: lines.clone(),
             events: events.unwrap_or_else(|e| panic!("{e}")),
             stats: serde_json::from_str(text("stats.json")).unwrap_or_else(|e| panic!("stats: {e}")),

@@ -134,8 +134,19 @@ impl Entry {
         let (original_count, reply_count) = (original.count(), reply.count());
         let tuple = |half: Half| half.tuple(zone).ok_or_else(|| fault("a tuple without its addresses"));
         let (original, reply) = (tuple(original)?, tuple(reply)?);
-        let entry =
-            Self { proto, proto_number, timeout, state, original, reply, status, mark, id, original_count, reply_count };
+        let entry = Self {
+            proto,
+            proto_number,
+            timeout,
+            state,
+            original,
+            reply,
+            status,
+            mark,
+            id,
+            original_count,
+            reply_count,
+        };
         Ok(entry)
     }
 
@@ -300,7 +311,10 @@ mod tests {
             assert_eq!(Entry::parse(line).unwrap().to_string(), short);
         }
         let first = Entry::parse(lines[0].0).unwrap();
-        assert_eq!((first.timeout, first.original_count, first.reply_count), (Some(431_998), Some((3, 180)), Some((2, 120))));
+        assert_eq!(
+            (first.timeout, first.original_count, first.reply_count),
+            (Some(431_998), Some((3, 180)), Some((2, 120)))
+        );
         assert!(first.is_translated() && first.is("ASSURED"));
         let echo = Entry::parse(lines[2].0).unwrap();
         assert_eq!((echo.id, echo.original.icmp, echo.is_translated()), (Some(5), Some((8, 0, 77)), true));

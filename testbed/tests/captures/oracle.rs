@@ -120,7 +120,15 @@ impl Oracle {
     }
 
     /// A first packet; whether it makes a connection.
-    fn open(&mut self, now: f64, key: (SocketAddrV4, SocketAddrV4), syn: bool, fin: bool, rst: bool, ack: bool) -> bool {
+    fn open(
+        &mut self,
+        now: f64,
+        key: (SocketAddrV4, SocketAddrV4),
+        syn: bool,
+        fin: bool,
+        rst: bool,
+        ack: bool,
+    ) -> bool {
         let state = match (syn, fin, rst, ack) {
             (true, false, false, false) => State::SynSent,
             (false, false, false, true) => State::Established,
@@ -174,7 +182,8 @@ fn ip_payload_len(ip: &Ip) -> usize {
 pub fn is_translation(came: &Seen, left: &Seen) -> bool {
     let (Content::Ip(came), Content::Ip(left)) = (&came.content, &left.content) else { return false };
     let same = |a: &Ip, b: &Ip| {
-        (a.protocol, a.destination, a.id, a.length, a.tos, a.df) == (b.protocol, b.destination, b.id, b.length, b.tos, b.df)
+        (a.protocol, a.destination, a.id, a.length, a.tos, a.df)
+            == (b.protocol, b.destination, b.id, b.length, b.tos, b.df)
             && a.ttl == b.ttl + 1
             && a.options == b.options
     };
@@ -186,7 +195,9 @@ pub fn is_translation(came: &Seen, left: &Seen) -> bool {
             (a.dport, a.seq, a.ack, a.flags, a.window) == (b.dport, b.seq, b.ack, b.flags, b.window)
                 && (&a.options, &a.payload) == (&b.options, &b.payload)
         }
-        (Upper::Icmp(a), Upper::Icmp(b)) => (a.kind, a.code) == (b.kind, b.code) && a.payload.len() == b.payload.len(),
+        (Upper::Icmp(a), Upper::Icmp(b)) => {
+            (a.kind, a.code) == (b.kind, b.code) && a.payload.len() == b.payload.len()
+        }
         _ => false,
     };
     same(came, left) && payload

@@ -32,9 +32,8 @@ fn an_inexact_reset_is_accepted_when_closing() {
     let talk = Talk::PLAIN;
     let scenario = talk.open(plain(DROP_INVALID), 0.0);
     let data = |seq, flags| tcp(talk.server, talk.seen_as).flags(flags).seq(seq).ack(101);
-    let scenario = scenario
-        .send(0.9, WAN, data(901, "A").payload_len(1000))
-        .send(1.0, WAN, data(1901, "FA").payload_len(1099));
+    let scenario =
+        scenario.send(0.9, WAN, data(901, "A").payload_len(1000)).send(1.0, WAN, data(1901, "FA").payload_len(1099));
     let scenario = talk.forth(scenario, 1.1, "A", 101, 3001).command(1.2, "conntrack:-L");
     let scenario = talk.forth(scenario, 1.3, "RA", 101, 3001).command(1.4, "conntrack:-L");
     let outcome = talk.back(scenario, 1.5, "R", 2001, 0).run();
@@ -57,10 +56,7 @@ fn a_challenge_to_a_syn_leads_to_a_new_try() {
     let scenario = talk.back(scenario, 1.1, "SA", 900, 101);
     let outcome = talk.forth(scenario, 1.2, "A", 101, 901).run();
     assert!(outcome.listed(1)[0].starts_with("tcp SYN_SENT "), "{outcome}");
-    assert_eq!(
-        outcome.listed(2),
-        ["tcp SYN_SENT 10.1.1.1:40000>10.2.2.2:80 10.2.2.2:80>10.1.1.1:40000 [UNREPLIED]"]
-    );
+    assert_eq!(outcome.listed(2), ["tcp SYN_SENT 10.1.1.1:40000>10.2.2.2:80 10.2.2.2:80>10.1.1.1:40000 [UNREPLIED]"]);
     outcome.table(&["tcp ESTABLISHED 10.1.1.1:40000>10.2.2.2:80 10.2.2.2:80>10.1.1.1:40000 [ASSURED]"]);
     outcome.count_left(WAN, 4);
     outcome.count_left(LAN, 2);
@@ -166,9 +162,11 @@ fn counting_and_listing_agree() {
     let mut scenario = plain("");
     for k in 0..200_u16 {
         let at = f64::from(k) / 1000.0;
-        scenario = scenario
-            .send(at, LAN, udp(&format!("10.1.1.{}:{}", k % 50 + 1, 1000 + k), "10.2.2.2:53"))
-            .send(at, LAN, ping(&format!("10.1.1.{}", k % 50 + 1), "10.2.2.2", k));
+        scenario = scenario.send(at, LAN, udp(&format!("10.1.1.{}:{}", k % 50 + 1, 1000 + k), "10.2.2.2:53")).send(
+            at,
+            LAN,
+            ping(&format!("10.1.1.{}", k % 50 + 1), "10.2.2.2", k),
+        );
     }
     let verbs = ["-C", "-L", "-L -p udp", "-L -p icmp"];
     let outcome = verbs.iter().fold(scenario, |s, verb| s.command(1.0, &format!("conntrack:{verb}"))).run();
@@ -211,7 +209,8 @@ fn one_tuple_lives_in_two_thousand_zones() {
     }
     let outcome = scenario.run();
     assert_eq!(outcome.entries.len(), 2000);
-    let zones: std::collections::BTreeSet<_> = outcome.entries.iter().map(|e| (e.original.zone, e.reply.zone)).collect();
+    let zones: std::collections::BTreeSet<_> =
+        outcome.entries.iter().map(|e| (e.original.zone, e.reply.zone)).collect();
     assert_eq!(zones, (1..=2000).map(|id| (id, id)).collect());
     assert_eq!(outcome.port("wan").iter().filter(|s| !s.is_arp()).count(), 2000);
     outcome.drops(&[]);

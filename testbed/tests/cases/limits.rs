@@ -52,10 +52,8 @@ fn the_fourth_syn_of_three_is_not_answered() {
 #[test]
 fn the_egress_zones_limit_counts_too() {
     let script = tenants_script("", "", r#"zone("main", #{ limit: 2 });"#);
-    let outcome = Scenario::of(&script)
-        .send_all(0.0, BLUE, [1, 2].map(syn))
-        .send_all(0.1, GREEN, [1, 2].map(syn))
-        .run();
+    let outcome =
+        Scenario::of(&script).send_all(0.0, BLUE, [1, 2].map(syn)).send_all(0.1, GREEN, [1, 2].map(syn)).run();
     outcome.drops(&[("zone_limit", 2)]);
     let live = |zone| outcome.stat(&["zones", zone, "live"]);
     assert_eq!((live("blue"), live("green"), live("main")), (2, 0, 2), "{outcome}");
@@ -85,7 +83,8 @@ fn a_flood_is_paid_by_its_zone() {
 fn a_full_table_evicts_from_the_zone_furthest_above_its_share() {
     let script = tenants_script("", "", "");
     let mut scenario = assured(Scenario::of(&script).connections(64), GREEN, "198.51.100.20", 2000, 10, 0.0);
-    scenario = scenario.send_all(0.5, GREEN, (3000..3005).map(|port| udp(&format!("10.0.0.5:{port}"), "192.0.2.1:53")));
+    scenario =
+        scenario.send_all(0.5, GREEN, (3000..3005).map(|port| udp(&format!("10.0.0.5:{port}"), "192.0.2.1:53")));
     for k in 0..200_u16 {
         scenario = scenario.send(1.0 + f64::from(k) / 1000.0, BLUE, syn(2000 + k));
     }
@@ -116,7 +115,8 @@ fn a_table_full_of_assured_connections_stays_as_it_is() {
     let scenario = assured(scenario, GREEN, "198.51.100.20", 2000, 64, 0.0);
     let mut scenario = scenario.send_all(1.0, BLUE, (1..=5).map(syn));
     for port in 2000..2064 {
-        scenario = scenario.send(2.0, GREEN, tcp(&format!("10.0.0.5:{port}"), "192.0.2.1:80").flags("A").seq(101).ack(901));
+        scenario =
+            scenario.send(2.0, GREEN, tcp(&format!("10.0.0.5:{port}"), "192.0.2.1:80").flags("A").seq(101).ack(901));
     }
     let outcome = scenario.run();
     outcome.drops(&[("table_full", 5)]);

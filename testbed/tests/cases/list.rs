@@ -15,7 +15,8 @@ fn tests_by_id() -> BTreeSet<(String, String)> {
                 ids.extend(before.split(", ").filter(|word| is_id(word)).map(str::to_owned));
             } else if line == "#[test]" {
                 is_test = true;
-            } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')).map(|(n, _)| n) {
+            } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')).map(|(n, _)| n)
+            {
                 if is_test {
                     found.extend(ids.iter().map(|id| (id.clone(), name.to_owned())));
                 }

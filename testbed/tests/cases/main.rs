@@ -150,8 +150,13 @@ impl Talk {
     const PLAIN: Self =
         Self { near: LAN, client: "10.1.1.1:40000", far: WAN, server: "10.2.2.2:80", seen_as: "10.1.1.1:40000" };
     /// From inside, translated.
-    const NAT: Self =
-        Self { near: LAN, client: "10.0.0.5:40000", far: WAN, server: "192.0.2.1:80", seen_as: "198.51.100.10:40000" };
+    const NAT: Self = Self {
+        near: LAN,
+        client: "10.0.0.5:40000",
+        far: WAN,
+        server: "192.0.2.1:80",
+        seen_as: "198.51.100.10:40000",
+    };
     /// From the tenant blue.
     const BLUE: Self = Self { near: BLUE, ..Self::NAT };
 

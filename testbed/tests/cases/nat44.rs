@@ -271,8 +271,7 @@ fn private_addresses_are_reached_only_where_rules_say_so() {
 #[test]
 fn a_small_range_of_ports_is_kept_to() {
     let packets = (1125..=1129).map(|port| udp(&format!("10.0.0.5:{port}"), "192.0.2.1:53"));
-    let outcome =
-        nat_with(r#"addresses: "198.51.100.10", ports: "1025-1027""#).send_all(0.0, LAN, packets).run();
+    let outcome = nat_with(r#"addresses: "198.51.100.10", ports: "1025-1027""#).send_all(0.0, LAN, packets).run();
     let ports: BTreeSet<_> = outcome.packets(WAN).iter().map(|s| s.source().port()).collect();
     assert_eq!(ports, (1025..=1027).collect());
     outcome.drops(&[("pool_exhausted", 2)]);

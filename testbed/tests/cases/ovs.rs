@@ -149,8 +149,16 @@ fn a_rule_for_new_packets_is_enough_for_a_conversation() {
     let talk = Talk::PLAIN;
     let scenario = talk.open(plain(rules), 0.0);
     let scenario = scenario
-        .send(0.1, LAN, tcp(talk.client, talk.server).flags("PA").seq(101).ack(901).payload(b"GET / HTTP/1.0\r\n\r\n"))
-        .send(0.2, WAN, tcp(talk.server, talk.seen_as).flags("PA").seq(901).ack(119).payload(b"HTTP/1.0 200 OK\r\n\r\n"));
+        .send(
+            0.1,
+            LAN,
+            tcp(talk.client, talk.server).flags("PA").seq(101).ack(901).payload(b"GET / HTTP/1.0\r\n\r\n"),
+        )
+        .send(
+            0.2,
+            WAN,
+            tcp(talk.server, talk.seen_as).flags("PA").seq(901).ack(119).payload(b"HTTP/1.0 200 OK\r\n\r\n"),
+        );
     let outcome = scenario.send(1.0, LAN, tcp("10.1.1.1:40001", "10.2.2.2:81").flags("S")).run();
     outcome.count_left(WAN, 3);
     outcome.count_left(LAN, 2);
@@ -166,8 +174,11 @@ fn requests_before_a_reply_are_all_new() {
         policy("forward", drop);
     "#;
     let request = || ping("10.1.1.1", "10.2.2.2", 7);
-    let outcome =
-        plain(rules).send(0.0, LAN, request()).send(0.1, LAN, request()).send(0.2, WAN, request().seen().answer()).run();
+    let outcome = plain(rules)
+        .send(0.0, LAN, request())
+        .send(0.1, LAN, request())
+        .send(0.2, WAN, request().seen().answer())
+        .run();
     outcome.count_left(WAN, 2);
     outcome.drops(&[("policy", 1)]);
     assert_eq!(outcome.stat(&["named", "new", "packets"]), 2);
@@ -258,7 +269,8 @@ fn a_zone_with_limit_zero_has_no_connections() {
 /// O92: a range of ports given with the action is kept to, at random.
 #[test]
 fn ports_of_the_action_are_kept_to() {
-    let rules = r#"postrouting(#{ zone: "inside" }, snat(#{ to: "198.51.100.30", ports: "34567-34568", random: true }));"#;
+    let rules =
+        r#"postrouting(#{ zone: "inside" }, snat(#{ to: "198.51.100.30", ports: "34567-34568", random: true }));"#;
     let outcome = Scenario::of(&nat_script(r#"addresses: "198.51.100.10""#, rules))
         .send_all(0.0, LAN, [1, 2].map(|port| tcp(&format!("10.0.0.5:{port}"), "192.0.2.1:80").flags("S")))
         .answered(WAN, 0.1, |left| Some(left.answer().flags("SA").seq(900).ack(left.tcp().seq + 1)))
@@ -281,7 +293,8 @@ fn echo_ids_that_clash_are_changed_and_changed_back() {
     let ids: Vec<_> = outcome.packets(WAN).iter().map(|s| s.icmp().id()).collect();
     assert_eq!(ids[0], 500);
     assert!(ids[1] != ids[2] && !ids[1..].contains(&500), "{outcome}");
-    outcome.left(LAN, &hosts.map(|host| pong("192.0.2.1", host, 500).seen().to_string()).each_ref().map(|s| s.as_str()));
+    outcome
+        .left(LAN, &hosts.map(|host| pong("192.0.2.1", host, 500).seen().to_string()).each_ref().map(|s| s.as_str()));
     outcome.drops(&[]);
 }
 

@@ -87,7 +87,8 @@ fn a_connection_opened_from_both_sides_is_established() {
 #[test]
 fn a_fin_with_data_closes() {
     let talk = Talk::PLAIN;
-    let fin = |from: &str, to: &str, seq, ack| -> Packet { tcp(from, to).flags("FPA").seq(seq).ack(ack).payload(b"bye") };
+    let fin =
+        |from: &str, to: &str, seq, ack| -> Packet { tcp(from, to).flags("FPA").seq(seq).ack(ack).payload(b"bye") };
     let scenario = talk.open(plain(FIREWALL), 0.0);
     let scenario = scenario.send(1.0, LAN, fin(talk.client, talk.server, 101, 901)).command(1.05, "conntrack:-L");
     let scenario = talk.back(scenario, 1.1, "A", 901, 105).command(1.15, "conntrack:-L");

@@ -178,7 +178,15 @@ fn ranges_end_where_they_say() {
     let to_host = hosts.map(|host| udp("10.1.1.1:1", &format!("10.2.2.{host}:9")));
     let outcome = plain(rules).send_all(0.0, LAN, to_port.into_iter().chain(to_host)).run();
     let through: Vec<_> = outcome.packets(WAN).iter().map(|s| s.destination().to_string()).collect();
-    let want = ["10.2.2.2:255", "10.2.2.2:256", "10.2.2.2:511", "10.2.2.2:512", "10.2.2.2:1024", "10.2.2.127:9", "10.2.2.128:9"];
+    let want = [
+        "10.2.2.2:255",
+        "10.2.2.2:256",
+        "10.2.2.2:511",
+        "10.2.2.2:512",
+        "10.2.2.2:1024",
+        "10.2.2.127:9",
+        "10.2.2.128:9",
+    ];
     assert_eq!(through, want);
     outcome.drops(&[("policy", 6)]);
 }
@@ -189,7 +197,8 @@ fn ten_thousand_rules_are_walked_in_order() {
     let rules = r#"
         for k in 0..10000 {
             let last = k % 250 + 1;
-            forward(#{ dst: `10.2.2.${last}`, dport: 1000 + k }, [count(if k % 2 == 0 { "even" } else { "odd" }), accept]);
+            let name = if k % 2 == 0 { "even" } else { "odd" };
+            forward(#{ dst: `10.2.2.${last}`, dport: 1000 + k }, [count(name), accept]);
         }
         forward(#{ dport: 1000 }, accept);
         policy("forward", drop);
@@ -328,8 +337,7 @@ fn routes_are_chosen_by_length_and_metric() {
         route("main", "172.16.5.9/32", #{ blackhole: true });
     "#;
     let to = |host: &str| udp("10.1.1.1:1", &format!("{host}:2"));
-    let outcome =
-        plain(rules).send_all(0.0, LAN, ["172.16.1.1", "172.16.5.1", "172.16.5.9"].map(to)).run();
+    let outcome = plain(rules).send_all(0.0, LAN, ["172.16.1.1", "172.16.5.1", "172.16.5.9"].map(to)).run();
     let hops: Vec<_> = outcome.packets(WAN).iter().map(|s| s.mac_to[5]).collect();
     assert_eq!(hops, [1, 6]);
     outcome.drops(&[("blackhole", 1)]);
@@ -345,4 +353,22 @@ fn tenants_do_not_reach_each_other() {
     // Each is a packet to a host of its own network, which the router sends back to where it came from.
     outcome.left(BLUE, &["udp 10.0.0.5:1 > 10.0.0.6:2"]);
     outcome.left(GREEN, &["udp 10.0.0.6:1 > 10.0.0.5:2"]);
+}
+
+/// C14: what `-L -z` printed counts from zero, and what came since is not lost.
+#[test]
+fn listing_with_zero_prints_the_counters_and_takes_them_off() {
+    let packet = || udp("10.0.0.5:5353", "192.0.2.1:53");
+    let outcome = nat()
+        .send(0.0, LAN, packet())
+        .send(0.5, LAN, packet())
+        .command(1.0, "conntrack:-L -z")
+        .command(2.0, "conntrack:-L")
+        .send(3.0, LAN, packet())
+        .command(4.0, "conntrack:-L")
+        .run();
+    assert!(outcome.said(1).contains("packets=2 bytes=56"), "{}", outcome.said(1));
+    assert!(outcome.said(2).contains("packets=0 bytes=0"), "{}", outcome.said(2));
+    assert!(!outcome.said(2).contains("packets=2"), "{}", outcome.said(2));
+    assert!(outcome.said(3).contains("packets=1 bytes=28"), "{}", outcome.said(3));
 }

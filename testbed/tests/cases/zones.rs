@@ -78,7 +78,10 @@ fn the_reply_lives_in_the_zone_it_comes_back_to() {
     assert_eq!((back.len(), back[0].to_string().as_str()), (2, "udp 10.2.2.2:2 > 10.1.1.1:1"));
     assert_eq!(outcome.counter("clash_remapped"), 1);
     assert_eq!(outcome.entries.len(), 2);
-    assert_eq!(outcome.entry("10.1.1.1:1>10.2.2.2:2@5 10.2.2.2").to_string(), "udp 10.1.1.1:1>10.2.2.2:2@5 10.2.2.2:2>10.1.1.1:1");
+    assert_eq!(
+        outcome.entry("10.1.1.1:1>10.2.2.2:2@5 10.2.2.2").to_string(),
+        "udp 10.1.1.1:1>10.2.2.2:2@5 10.2.2.2:2>10.1.1.1:1"
+    );
     assert!(outcome.lines.iter().any(|l| l.contains(" zone-orig=5 ") && !l.contains("zone=5")), "{outcome}");
     assert!(outcome.lines.iter().any(|l| l.contains(" zone=5 ")), "{outcome}");
     outcome.drops(&[]);
@@ -211,9 +214,11 @@ fn both_directions_first_at_one_instant_make_one_connection() {
     for workers in 1..=4 {
         let mut scenario = plain("").workers(workers);
         for port in 1000..1064 {
-            scenario = scenario
-                .send(0.0, LAN, udp(&format!("10.1.1.1:{port}"), "10.2.2.2:4500"))
-                .send(0.0, WAN, udp("10.2.2.2:4500", &format!("10.1.1.1:{port}")));
+            scenario = scenario.send(0.0, LAN, udp(&format!("10.1.1.1:{port}"), "10.2.2.2:4500")).send(
+                0.0,
+                WAN,
+                udp("10.2.2.2:4500", &format!("10.1.1.1:{port}")),
+            );
         }
         let outcome = scenario.run();
         assert_eq!(outcome.entries.len(), 64, "{workers} workers\n{outcome}");
@@ -284,7 +289,8 @@ fn random_udp_agrees_with_a_model() {
     let outcome = scenario.run();
     for (position, want) in look_at.into_iter().zip(&looks) {
         let said = outcome.said(position);
-        let shown = said.lines().filter(|l| l.contains("src=")).map(|l| erhu_testbed::scenario::Entry::parse(l).unwrap());
+        let shown =
+            said.lines().filter(|l| l.contains("src=")).map(|l| erhu_testbed::scenario::Entry::parse(l).unwrap());
         let shown: BTreeSet<_> =
             shown.map(|e| (e.original.zone, e.original.source_port(), !e.is("UNREPLIED"))).collect();
         let extra: Vec<_> = shown.difference(want).collect();

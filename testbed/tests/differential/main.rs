@@ -2,8 +2,8 @@
 //!
 //! Each play is a list of packets. A packet may depend on what left before it, as an answer does; each router gets
 //! answers to what it sent itself. After every packet both tables are compared. The kernel runs in real time and
-//! erhu's clock is set to it. Differences that the design wants (see `SEMANTICS`) are kept out of the plays:
-//! unacknowledged data, which the kernel's window tracking times differently, and connections of the router itself.
+//! erhu's clock is set to it. Two things are kept out of the plays: unacknowledged data, which the kernel's window
+//! tracking times differently, and connections of the router itself, which are in other zones here than there.
 //!
 //! ```text
 //!  blue  10.0.0.0/24, zone 1 ---+
@@ -100,41 +100,40 @@ fn green(port: u16) -> Flow {
     Flow::new(GREEN, ("10.0.0.5", port), ("192.0.2.1", 443), "198.51.100.20")
 }
 
-const HANDSHAKE: &str = "
-    > S  100 0
-    < SA 900 101
-    > A  101 901";
-
-/// Lives of TCP connections: direction, flags, sequence and acknowledgement number of each segment. `#` begins a
-/// remark, `~` a segment after which the kernel's times depend on its windows.
+/// Lives of TCP connections: direction, flags, sequence and acknowledgement number of each segment. `open` stands for
+/// [`play::OPEN`]; `~` marks a segment after which the kernel's times depend on its windows.
+#[rustfmt::skip]
 const LIVES: &[(&str, &str)] = &[
-    ("closed by the client", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902"),
-    ("closed by the server", "> S 100 0\n < SA 900 101\n > A 101 901\n < FA 901 101\n > A 101 902\n > FA 101 902\n < A 902 102"),
-    ("closed by both at once", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < FA 901 101\n > A 102 902\n < A 902 102"),
-    ("FIN of the server acknowledged with a FIN", "> S 100 0\n < SA 900 101\n > A 101 901\n < FA 901 101\n > FA 101 902\n < A 902 102"),
-    ("reset by the client", "> S 100 0\n < SA 900 101\n > A 101 901\n > R 101 0"),
-    ("reset by the server", "> S 100 0\n < SA 900 101\n > A 101 901\n < RA 901 101"),
-    ("refused", "> S 100 0\n < RA 0 101"),
-    ("given up before the answer", "> S 100 0\n > R 101 0"),
-    ("reset half open", "> S 100 0\n < SA 900 101\n > R 101 0"),
-    ("SYN repeated", "> S 100 0\n > S 100 0\n < SA 900 101\n > A 101 901"),
-    ("SYN/ACK repeated", "> S 100 0\n < SA 900 101\n < SA 900 101\n > A 101 901\n < SA 900 101\n > A 101 901"),
-    ("opened by both at once", "> S 100 0\n < S 900 0\n > SA 100 901\n < SA 900 101\n > A 101 901\n < A 901 101"),
-    ("picked up in mid-stream", "~> A 500 600\n ~< A 600 500\n ~> A 500 600"),
+    ("closed by the client", "open; > FA 101 901; < A 901 102; < FA 901 102; > A 102 902"),
+    ("closed by the server", "open; < FA 901 101; > A 101 902; > FA 101 902; < A 902 102"),
+    ("closed by both at once", "open; > FA 101 901; < FA 901 101; > A 102 902; < A 902 102"),
+    ("FIN of the server acknowledged with a FIN", "open; < FA 901 101; > FA 101 902; < A 902 102"),
+    ("reset by the client", "open; > R 101 0"),
+    ("reset by the server", "open; < RA 901 101"),
+    ("refused", "> S 100 0; < RA 0 101"),
+    ("given up before the answer", "> S 100 0; > R 101 0"),
+    ("reset half open", "> S 100 0; < SA 900 101; > R 101 0"),
+    ("SYN repeated", "> S 100 0; > S 100 0; < SA 900 101; > A 101 901"),
+    ("SYN/ACK repeated", "> S 100 0; < SA 900 101; < SA 900 101; > A 101 901; < SA 900 101; > A 101 901"),
+    ("opened by both at once", "> S 100 0; < S 900 0; > SA 100 901; < SA 900 101; > A 101 901; < A 901 101"),
+    ("picked up in mid-stream", "~> A 500 600; ~< A 600 500; ~> A 500 600"),
     ("begins with SYN/ACK", "> SA 100 200"),
     ("begins with FIN", "> FA 100 200"),
     ("begins with RST", "> R 100 0"),
     ("begins with nothing", "> - 100 0"),
-    ("bogus flags at first", "> SF 100 0\n > SR 100 0\n > FPU 100 0\n > F 100 0\n > P 100 0"),
-    ("bogus flags in between", "> S 100 0\n < SA 900 101\n > A 101 901\n > SFA 101 901\n < - 901 101\n > F 101 901\n > A 101 901"),
-    ("SYN of a live connection, and its challenge", "> S 100 0\n < SA 900 101\n > A 101 901\n > S 1000000 0\n < A 901 101\n > A 101 901"),
-    ("challenge to the first SYN", "> S 100 0\n < A 5000 77\n > S 100 0\n < SA 900 101\n > A 101 901"),
-    ("opened again from TIME_WAIT", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902\n > S 90000 0\n < SA 70000 90001\n > A 90001 70001"),
-    ("opened again after RST", "> S 100 0\n < SA 900 101\n > A 101 901\n > R 101 0\n > S 90000 0\n < SA 70000 90001"),
-    ("SYN from outside in TIME_WAIT", "> S 100 0\n < SA 900 101\n > A 101 901\n > FA 101 901\n < A 901 102\n < FA 901 102\n > A 102 902\n < S 50000 0"),
-    ("SYN/ACK of the client", "> S 100 0\n > SA 100 901\n < SA 900 101"),
-    ("ACK before SYN/ACK", "> S 100 0\n > A 101 901\n < SA 900 101\n > A 101 901"),
-    ("ECN bits are nobody's business", "> SEC 100 0\n < SAE 900 101\n > A 101 901\n > AC 101 901"),
+    ("bogus flags at first", "> SF 100 0; > SR 100 0; > FPU 100 0; > F 100 0; > P 100 0"),
+    ("bogus flags in between", "open; > SFA 101 901; < - 901 101; > F 101 901; > A 101 901"),
+    ("SYN of a live connection, and its challenge", "open; > S 1000000 0; < A 901 101; > A 101 901"),
+    ("challenge to the first SYN", "> S 100 0; < A 5000 77; > S 100 0; < SA 900 101; > A 101 901"),
+    ("challenge to the first SYN, and the reset it asks for",
+     "> S 100 0; < A 5000 77; > R 77 0; > S 100 0; < SA 900 101; > A 101 901"),
+    ("opened again from TIME_WAIT",
+     "open; > FA 101 901; < A 901 102; < FA 901 102; > A 102 902; > S 90000 0; < SA 70000 90001; > A 90001 70001"),
+    ("opened again after RST", "open; > R 101 0; > S 90000 0; < SA 70000 90001"),
+    ("SYN from outside in TIME_WAIT", "open; > FA 101 901; < A 901 102; < FA 901 102; > A 102 902; < S 50000 0"),
+    ("SYN/ACK of the client", "> S 100 0; > SA 100 901; < SA 900 101"),
+    ("ACK before SYN/ACK", "> S 100 0; > A 101 901; < SA 900 101; > A 101 901"),
+    ("ECN bits are nobody's business", "> SEC 100 0; < SAE 900 101; > A 101 901; > AC 101 901"),
 ];
 
 #[test]
@@ -149,7 +148,7 @@ fn tcp_lives_take_the_same_states_and_times() {
 fn two_tenants_with_the_same_tuples_stay_apart() {
     let (mut kernel, erhu) = routers();
     let mut steps = Vec::new();
-    for (a, b) in tcp(blue(30_000), HANDSHAKE).into_iter().zip(tcp(green(30_000), HANDSHAKE)) {
+    for (a, b) in tcp(blue(30_000), "open").into_iter().zip(tcp(green(30_000), "open")) {
         steps.extend([a, b]);
     }
     for (a, b) in udp(blue(30_000), "> < > <").into_iter().zip(udp(green(30_000), "> < > <")) {
@@ -209,7 +208,7 @@ fn icmp_errors_are_related_and_translated_both_ways() {
         Play::new(&format!("error {kind}/{code}"), steps).run(&mut kernel, &erhu);
     }
     let open = flow();
-    let mut steps = tcp(open.clone(), HANDSHAKE);
+    let mut steps = tcp(open.clone(), "open");
     steps.push(error_outside(&open, "192.0.2.1", 3, 4));
     steps.push(error_outside(&open, "203.0.113.9", 11, 0));
     Play::new("errors about TCP", steps).run(&mut kernel, &erhu);

@@ -24,12 +24,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub fn new(
-        side: Side,
-        client: (&'static str, u16),
-        server: (&'static str, u16),
-        external: &'static str,
-    ) -> Self {
+    pub fn new(side: Side, client: (&'static str, u16), server: (&'static str, u16), external: &'static str) -> Self {
         Self { side, client, server, external }
     }
 
@@ -180,7 +175,10 @@ impl Step {
     }
 }
 
-/// Segments of a TCP connection from lines of text: direction, flags, sequence and acknowledgement number.
+/// How most connections begin.
+pub const OPEN: &str = "> S 100 0; < SA 900 101; > A 101 901";
+
+/// Segments of a TCP connection from text: direction, flags, sequence and acknowledgement number, separated by `;`.
 pub fn tcp(flow: Flow, life: &str) -> Vec<Step> {
     let segment = |line: &str| {
         let (times, line) = match line.strip_prefix('~') {
@@ -191,7 +189,7 @@ pub fn tcp(flow: Flow, life: &str) -> Vec<Step> {
         let what = What::Tcp { flags: flags.into(), seq: seq.parse().unwrap(), ack: ack.parse().unwrap() };
         Step { times, ..Step::new(&flow, direction == ">", what) }
     };
-    life.lines().map(str::trim).filter(|l| !l.is_empty()).map(segment).collect()
+    life.replace("open", OPEN).split(';').map(str::trim).map(segment).collect()
 }
 
 /// Datagrams: `>` and `<`, and `+2.2` for seconds to wait before the next.
@@ -209,7 +207,9 @@ fn exchange(flow: &Flow, talk: &str, what: &What) -> Vec<Step> {
     for word in talk.split_whitespace() {
         match word.strip_prefix('+') {
             Some(seconds) => wait = seconds.parse().unwrap(),
-            None => steps.push(Step { wait: std::mem::take(&mut wait), ..Step::new(flow, word == ">", what.clone()) }),
+            None => {
+                steps.push(Step { wait: std::mem::take(&mut wait), ..Step::new(flow, word == ">", what.clone()) })
+            }
         }
     }
     steps

@@ -1,0 +1,513 @@
+//! What must not stop the router, under full load: killed processes, killed commands, scripts with errors, hostile
+//! bytes on the control socket, spoilt shared memory.
+//!
+//! The load is a far side on vhost-user sockets that always has as many packets under way as its window allows, and
+//! that fails if one of them is lost, changed, or sent twice. Needs no root, no huge pages and no NIC; and the
+//! programs, built by `cargo build -p erhu-dataplane -p erhu-controlplane -p erhu-farside` (or `ERHU_BIN_DIR`).
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use erhu_planes::program::{HEADER_BYTES, Program, ProgramError};
+use erhu_planes::protocol::{Channel, MAX_MESSAGE, Request, Response, read_sealed, sealed};
+use erhu_planes::region::Region;
+use erhu_planes::stats::{self, StatsRegion};
+use erhu_testbed::netns::{self, Running};
+use erhu_testbed::processes::{FarSide, Instance, Listener, PATIENCE, Plan};
+use erhu_testbed::scenario::repository;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Signal;
+use serde_json::Value;
+
+fn must<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// One at a time: each dataplane and each far side takes a CPU.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Numbers that look random and are the same in every run (splitmix64).
+struct Seeded(u64);
+
+impl Seeded {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// At least 0, below 1.
+    fn fraction(&mut self) -> f64 {
+        f64::from(u32::try_from(self.next() >> 32).unwrap()) / f64::from(u32::MAX)
+    }
+}
+
+fn rules() -> String {
+    must(std::fs::read_to_string(repository().join("configs/two-tenants.rhai")))
+}
+
+/// As much as takes a few seconds.
+const PLAN: Plan = Plan { hosts: 4, flows: 32, packets: 500, timeout_s: 120 };
+
+/// Far sides, one after the other.
+struct Load {
+    far_side: Option<FarSide>,
+    /// Those that have ended, and found everything right.
+    rounds: u32,
+}
+
+impl Load {
+    fn start(instance: &Instance) -> Self {
+        let mut load = Self { far_side: Some(must(instance.far_side(PLAN))), rounds: 0 };
+        load.wait_until_it_flows(instance);
+        load
+    }
+
+    fn wait_until_it_flows(&mut self, instance: &Instance) {
+        let (begin, until) = (taken(instance), Instant::now() + PATIENCE);
+        while taken(instance) < begin + 2000 {
+            let far_side = self.far_side.as_mut().unwrap();
+            assert!(
+                Instant::now() < until && far_side.process().is_running(),
+                "nothing flows\n{}",
+                far_side.process().output()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts another far side if the last one has ended.
+    fn go_on(&mut self, instance: &Instance) {
+        if !self.far_side.as_mut().unwrap().process().is_running() {
+            self.end();
+            self.far_side = Some(must(instance.far_side(PLAN)));
+            self.wait_until_it_flows(instance);
+        }
+    }
+
+    /// Waits until all packets are through; none may be missing.
+    fn end(&mut self) {
+        must(self.far_side.take().unwrap().judgement());
+        self.rounds += 1;
+    }
+}
+
+/// Packets that the dataplane has taken from its ports so far.
+fn taken(instance: &Instance) -> u64 {
+    let region = must(Region::attach(&instance.files().stats(), &stats::EXPECT));
+    let region = must(StatsRegion::attached(region));
+    region.sum(|w| region.worker(w).unwrap().ports.iter().map(|p| p.rx_packets.load(Ordering::Relaxed)).sum())
+}
+
+fn channel(instance: &Instance) -> Channel {
+    let channel = must(Channel::connect(&instance.files().socket()));
+    must(channel.stream().set_read_timeout(Some(PATIENCE)));
+    must(channel.stream().set_write_timeout(Some(PATIENCE)));
+    channel
+}
+
+/// What runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Policy {
+    generation: u32,
+    program: Vec<u8>,
+    rules: Value,
+}
+
+impl Policy {
+    fn program(instance: &Instance) -> (u32, Vec<u8>) {
+        match must(channel(instance).ask(&Request::Program, None)) {
+            (Response::Program { generation }, Some(file)) => (generation, must(read_sealed(file, 1 << 20))),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn running(instance: &Instance) -> Self {
+        loop {
+            let (generation, program) = Self::program(instance);
+            let rules = must(instance.document(&["show", "rules"]));
+            // An adoption that a killed command had asked for may have come in between.
+            if Self::program(instance) == (generation, program.clone()) {
+                return Self { generation, program, rules };
+            }
+        }
+    }
+}
+
+fn apply(instance: &Instance, script: &str) -> Policy {
+    must(must(instance.erhu(&["apply", script])).success(script));
+    Policy::running(instance)
+}
+
+fn kill(mut process: Running) {
+    process.signal(Signal::KILL);
+    must(process.wait(PATIENCE));
+}
+
+/// Every counter of something that should not be, and that the two ways of counting connections agree.
+fn is_healthy(instance: &Instance) {
+    let stats = must(instance.document(&["show", "stats"]));
+    assert_eq!(stats["counters"]["bug"], 0, "{:#}", stats["counters"]);
+    let count = |name: &str| stats["connections"][name].as_u64().unwrap();
+    assert_eq!(count("live"), count("created") - count("ended"));
+    let counted = must(must(instance.erhu(&["conntrack", "-C"])).success("conntrack -C"));
+    assert_eq!(counted.trim(), count("live").to_string());
+}
+
+#[test]
+fn neither_a_killed_daemon_nor_a_killed_apply_costs_a_packet_or_leaves_half_a_policy() {
+    const KILLS: u32 = 24;
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::Dataplane, 1, &rules()));
+    // Differs in every part, and allows the same traffic.
+    let other = format!(
+        "{}\nzone(\"red\", #{{ id: 3 }});\ninterface(\"lan.300\", #{{ port: \"lan\", vlan: 300, zone: \"red\", \
+         address: [\"10.0.0.1/24\"] }});\nroute(\"red\", \"0.0.0.0/0\", #{{ zone: \"main\" }});\n\
+         pool(\"red-public\", #{{ addresses: \"198.51.100.30\" }});\n\
+         postrouting(#{{ zone: \"red\", egress: \"wan\" }}, snat(#{{ pool: \"red-public\" }}));\n\
+         timeout(\"red-timeouts\", #{{ udp: \"20s\" }});\nfor port in 1..50 {{\n    forward(#{{ dport: port, proto: \
+         \"tcp\" }}, drop);\n}}\n",
+        rules()
+    );
+    must(std::fs::write(instance.path().join("other.rhai"), other));
+    let _dataplane = must(instance.dataplane());
+    let mut daemon = Some(must(instance.daemon("published the configured script")));
+    let mut load = Load::start(&instance);
+
+    let scripts = ["rules.rhai", "other.rhai"];
+    let mut took = Vec::new();
+    let policies = scripts.map(|script| {
+        let begun = Instant::now();
+        must(must(instance.erhu(&["apply", script])).success(script));
+        took.push(begun.elapsed());
+        Policy::running(&instance)
+    });
+    assert!(policies[0].program != policies[1].program && policies[0].rules != policies[1].rules);
+    let whole = *took.iter().max().unwrap();
+
+    let mut random = Seeded(5);
+    let (mut under_load, mut adopted, mut attempts) = (0, 0, 0);
+    while under_load < KILLS {
+        attempts += 1;
+        assert!(attempts <= 10 * KILLS, "only {under_load} of {attempts} commands were killed under load");
+        load.go_on(&instance);
+        let before = Policy::running(&instance);
+        let target = usize::from(before.program == policies[0].program);
+        let packets = taken(&instance);
+        let command = must(netns::start(must(instance.command("erhu", &["apply", scripts[target]]))));
+        // All of its life is tried, a slice after the other.
+        std::thread::sleep(whole.mul_f64(1.1 * (f64::from(under_load) + random.fraction()) / f64::from(KILLS)));
+        kill(command);
+        let after = Policy::running(&instance);
+        let is = |policy: &Policy| after.program == policy.program && after.rules == policy.rules;
+        assert!(policies.iter().any(is), "neither the one nor the other runs: {:#}", after.rules);
+        assert!(after.generation >= before.generation && after.generation <= before.generation + 2);
+        under_load += u32::from(taken(&instance) > packets);
+        adopted += u32::from(after.generation > before.generation);
+        if under_load == KILLS / 2
+            && let Some(daemon) = daemon.take()
+        {
+            kill(daemon);
+        }
+    }
+    println!("{adopted} of {attempts} killed commands had their rule set adopted; an apply takes {whole:?}");
+
+    // A successor takes what runs, and the history is in order.
+    let before = Policy::running(&instance);
+    let _daemon = must(instance.daemon("adopted the rule set that runs"));
+    assert_eq!(Policy::running(&instance), before);
+    let target = usize::from(before.program == policies[0].program);
+    assert_eq!(apply(&instance, scripts[target]).rules, policies[target].rules);
+    must(must(instance.erhu(&["rollback"])).success("rollback"));
+    assert_eq!(Policy::running(&instance).program, before.program);
+    load.end();
+    println!("{} packets went through, each way", u64::from(load.rounds) * PLAN.total());
+    is_healthy(&instance);
+}
+
+#[test]
+fn a_script_with_errors_prints_all_of_them_and_changes_nothing() {
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::Dataplane, 1, &rules()));
+    let _dataplane = must(instance.dataplane());
+    let before = apply(&instance, "rules.rhai");
+    let mut load = Load::start(&instance);
+    let wrong = format!(
+        "{}\ninterface(\"lan.300\", #{{ port: \"lam\", zone: \"blue\" }});\nforward(#{{ zone: \"bleu\" }}, drop);\n\
+         zone(\"purple\", #{{ idd: 4 }});\npostrouting(#{{ zone: \"blue\" }}, snat(#{{ pool: \"blue-pubic\" }}));\n",
+        rules()
+    );
+    let lines = rules().lines().count();
+    must(std::fs::write(instance.path().join("wrong.rhai"), wrong));
+    let refused = must(instance.erhu(&["apply", "wrong.rhai"]));
+    assert_eq!(refused.status.code(), Some(1));
+    for (line, word) in (lines + 2..).zip(["lam", "bleu", "idd", "blue-pubic"]) {
+        let is_said = refused.stderr.lines().any(|l| l.contains(&format!("wrong.rhai:{line}:")) && l.contains(word));
+        assert!(is_said, "line {line}, {word}:\n{}", refused.stderr);
+    }
+    assert_eq!(Policy::running(&instance), before);
+    load.end();
+}
+
+fn adopt(instance: &Instance, file: &OwnedFd) -> Response {
+    must(channel(instance).ask(&Request::Adopt, Some(file.as_fd()))).0
+}
+
+/// The program with its checksum made right.
+fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Err(ProgramError::Checksum { computed, .. }) = Program::decode(&bytes) {
+        bytes[12..16].copy_from_slice(&computed.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn a_program_with_any_byte_changed_is_refused_or_runs_and_breaks_nothing() {
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::Dataplane, 2, &rules()));
+    let mut dataplane = must(instance.dataplane());
+    let good = apply(&instance, "rules.rhai");
+    // What runs may well lose packets now: this far side is not asked.
+    let endless = Plan { packets: 1_000_000, timeout_s: 600, ..PLAN };
+    let load = must(instance.far_side(endless));
+
+    let mut random = Seeded(6);
+    let (mut ran, mut refused) = (0, 0);
+    let mut control = channel(&instance);
+    for at in 0..good.program.len() {
+        let mut bytes = good.program.clone();
+        bytes[at] ^= u8::try_from(random.next() % 255 + 1).unwrap();
+        let unrepaired = must(sealed("program", &bytes));
+        let response = must(control.ask(&Request::Adopt, Some(unrepaired.as_fd()))).0;
+        assert!(matches!(response, Response::Refused { .. }), "byte {at}: {response:?}");
+        if at < HEADER_BYTES {
+            continue;
+        }
+        let repaired = must(sealed("program", &with_checksum(bytes)));
+        match must(control.ask(&Request::Adopt, Some(repaired.as_fd()))).0 {
+            Response::Adopted { .. } => ran += 1,
+            Response::Refused { .. } => refused += 1,
+            other => panic!("byte {at}: {other:?}"),
+        }
+    }
+    println!("{ran} changed programs ran, {refused} were refused");
+    assert!(ran > 0 && refused > 0);
+    drop(load);
+
+    let file = must(sealed("program", &good.program));
+    assert!(matches!(adopt(&instance, &file), Response::Adopted { .. }));
+    must(must(instance.far_side(PLAN)).judgement());
+    is_healthy(&instance);
+    assert!(dataplane.is_running());
+}
+
+/// What is no program, and what is no file for one.
+fn wrong_files(good: &[u8]) -> Vec<(&'static str, OwnedFd)> {
+    let memfd = |seal| {
+        let flags = if seal { MemfdFlags::ALLOW_SEALING } else { MemfdFlags::empty() };
+        let mut file = File::from(must(memfd_create("program", MemfdFlags::CLOEXEC | flags)));
+        must(file.write_all(good));
+        OwnedFd::from(file)
+    };
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.to_vec();
+        change(&mut bytes);
+        must(sealed("program", &bytes))
+    };
+    let length = |by: i64| {
+        changed(&|bytes| {
+            let length = i64::from_le_bytes(bytes[16..24].try_into().unwrap()) + by;
+            bytes[16..24].copy_from_slice(&length.to_le_bytes());
+        })
+    };
+    vec![
+        ("not sealed", memfd(true)),
+        ("cannot be sealed", memfd(false)),
+        ("empty", must(sealed("program", &[]))),
+        ("header only", changed(&|bytes| bytes.truncate(HEADER_BYTES))),
+        ("cut short", changed(&|bytes| bytes.truncate(bytes.len() - 1))),
+        ("longer", changed(&|bytes| bytes.push(0))),
+        ("length one less", length(-1)),
+        ("length one more", length(1)),
+        ("length negative", length(-1 << 40)),
+        ("other version", changed(&|bytes| bytes[8] += 1)),
+        ("too large", {
+            let file = must(memfd_create("program", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING));
+            must(rustix::fs::ftruncate(&file, 1 << 40));
+            must(rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::all()));
+            file
+        }),
+        ("a device", OwnedFd::from(must(File::open("/dev/zero")))),
+        ("a folder", OwnedFd::from(must(File::open("/")))),
+    ]
+}
+
+#[test]
+fn hostile_clients_are_refused_and_disturb_nobody() {
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::Dataplane, 1, &rules()));
+    let mut dataplane = must(instance.dataplane());
+    let good = apply(&instance, "rules.rhai");
+    let mut load = Load::start(&instance);
+
+    for (what, file) in wrong_files(&good.program) {
+        let response = adopt(&instance, &file);
+        assert!(matches!(response, Response::Refused { .. }), "{what}: {response:?}");
+    }
+    let no_file = must(channel(&instance).ask(&Request::Adopt, None)).0;
+    assert!(matches!(no_file, Response::Refused { .. }), "{no_file:?}");
+
+    let message = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
+    let deep = "[".repeat(100_000);
+    let garbage: Vec<Vec<u8>> = vec![
+        message(b"{\"ask\": \"adopt\""),
+        message(b"{\"ask\": \"dance\"}"),
+        message(b"\xff\xfe\x00"),
+        message(b""),
+        message(deep.as_bytes()),
+        (u32::try_from(MAX_MESSAGE).unwrap() + 1).to_le_bytes().to_vec(),
+        u32::MAX.to_le_bytes().to_vec(),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ];
+    for bytes in garbage {
+        let mut stream = must(UnixStream::connect(instance.files().socket()));
+        must(stream.set_read_timeout(Some(PATIENCE)));
+        // It may have hung up already.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(!String::from_utf8_lossy(&answer).contains("adopted"));
+    }
+
+    // Clients that stop in the middle of what they say, and stay.
+    let beginnings: [&[u8]; 4] = [b"", b"\x05", b"\x05\x00\x00\x00", b"\xff\x00\x00\x00{\"ask\""];
+    let hanging: Vec<UnixStream> = (0..12)
+        .map(|k| {
+            let mut stream = must(UnixStream::connect(instance.files().socket()));
+            must(stream.write_all(beginnings[k % beginnings.len()]));
+            stream
+        })
+        .collect();
+    assert_eq!(Policy::running(&instance), good);
+
+    // Many at once: each is answered or turned away, and none waits for ever.
+    let answered = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..40)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut channel = channel(&instance);
+                    (0..5).all(|_| channel.ask(&Request::Status, None).is_ok())
+                })
+            })
+            .collect();
+        clients.into_iter().map(|c| c.join().unwrap()).filter(|answered| *answered).count()
+    });
+    println!("{answered} of 40 clients at once were answered");
+    assert!(answered > 0);
+    drop(hanging);
+    let until = Instant::now() + PATIENCE;
+    while must(instance.erhu(&["show", "zones"])).status.code() != Some(0) {
+        assert!(Instant::now() < until, "the control socket is still taken");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    assert_eq!(Policy::running(&instance), good);
+    load.end();
+    assert!(dataplane.is_running());
+    is_healthy(&instance);
+}
+
+#[test]
+fn shared_memory_of_another_layout_is_refused_with_its_place_and_the_router_does_not_care() {
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::Dataplane, 1, &rules()));
+    let _dataplane = must(instance.dataplane());
+    apply(&instance, "rules.rhai");
+    let mut load = Load::start(&instance);
+    let fields = [("magic", 0), ("kind", 8), ("layout version", 12), ("layout hash", 16), ("size", 40)];
+    let files = [
+        (instance.files().stats(), ["show", "stats"]),
+        (instance.files().connections(), ["conntrack", "-L"]),
+    ];
+    for (path, command) in files {
+        let file = must(File::options().read(true).write(true).open(&path));
+        for (field, at) in fields {
+            let mut byte = [0];
+            must(file.read_exact_at(&mut byte, at));
+            must(file.write_all_at(&[byte[0] ^ 0x55], at));
+            let refused = must(instance.erhu(&command));
+            must(file.write_all_at(&byte, at));
+            assert_eq!(refused.status.code(), Some(1), "{field}: {}{}", refused.stdout, refused.stderr);
+            for word in [path.display().to_string().as_str(), field, "found", "expected"] {
+                assert!(refused.stderr.contains(word), "{field}: {}", refused.stderr);
+            }
+        }
+        // Cut short, as a file of its own: nobody but its owner can do that to the one that is mapped.
+        let aside = path.with_extension("aside");
+        must(std::fs::rename(&path, &aside));
+        for size in [0, 63, 4096] {
+            let mut bytes = vec![0; size];
+            must(file.read_exact_at(&mut bytes, 0));
+            must(std::fs::write(&path, bytes));
+            let refused = must(instance.erhu(&command));
+            assert_eq!(refused.status.code(), Some(1), "{size} bytes: {}{}", refused.stdout, refused.stderr);
+            assert!(refused.stderr.contains(&path.display().to_string()), "{size} bytes: {}", refused.stderr);
+        }
+        must(std::fs::rename(&aside, &path));
+        must(must(instance.erhu(&command)).success("as it was"));
+    }
+    load.end();
+    is_healthy(&instance);
+}
+
+#[test]
+fn a_dataplane_ends_soon_when_asked_to_and_starts_again_after_it_was_killed() {
+    let _alone = alone();
+    let instance = must(Instance::new(Listener::FarSide, 1, &rules()));
+    // Killed at full load: the socket, the lock and the shared memory stay behind.
+    let mut far_side = must(instance.far_side(PLAN));
+    let dataplane = must(instance.dataplane());
+    let mut daemon = must(instance.daemon("published the configured script"));
+    let begin = taken(&instance);
+    let until = Instant::now() + PATIENCE;
+    while taken(&instance) < begin + 2000 {
+        assert!(Instant::now() < until && far_side.process().is_running(), "{}", far_side.process().output());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill(dataplane);
+    assert!(instance.files().socket().exists());
+    drop(far_side);
+    for port in ["lan", "wan"] {
+        // The far side was killed too, and DPDK's server does not take the place of another.
+        let _ = std::fs::remove_file(instance.socket(port));
+    }
+
+    let far_side = must(instance.far_side(PLAN));
+    let mut dataplane = must(instance.dataplane());
+    must(daemon.wait_for("published the rule set that ran last", PATIENCE));
+    must(far_side.judgement());
+    is_healthy(&instance);
+    let before = taken(&instance);
+
+    let asked = Instant::now();
+    dataplane.signal(Signal::TERM);
+    let status = must(dataplane.wait(PATIENCE));
+    let took = asked.elapsed();
+    assert!(status.success(), "{status}\n{}", dataplane.output());
+    assert!(took < Duration::from_secs(2), "it took {took:?} to end\n{}", dataplane.output());
+    // The last counters are there, what takes memory is not.
+    assert!(taken(&instance) >= before && before > 2 * PLAN.total());
+    assert!(!instance.files().socket().exists() && !instance.files().connections().exists());
+}
