@@ -61,8 +61,13 @@ done
 printf 'nothing any more (%d s)\n' $((SECONDS - began))
 
 log=$(mktemp "${TMPDIR:-/tmp}/erhu-test.XXXXXX")
-failed=()
+failed=() not_run=()
 for step in "${steps[@]}"; do
+    # What does not build cannot be tested.
+    if [[ " ${failed[*]} " == *' build '* ]]; then
+        not_run+=("$step")
+        continue
+    fi
     title "$step"
     step_began=$SECONDS
     if "step_$step"; then
@@ -70,15 +75,13 @@ for step in "${steps[@]}"; do
     else
         failed+=("$step")
         printf '%s%s: failed%s (%d s). Alone: %s\n' "$red" "$step" "$normal" $((SECONDS - step_began)) "${remedy[$step]}"
-        # What does not build cannot be tested.
-        [[ $step == build ]] && break
     fi
 done
 
 title 'in all'
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
-printf 'steps: %d passed, %d failed%s (%d s)\n' \
-    $((${#steps[@]} - ${#failed[@]})) ${#failed[@]} "${failed[*]:+: ${failed[*]}}" $((SECONDS - began))
+printf 'steps: %d passed, %d failed%s%s (%d s)\n' $((${#steps[@]} - ${#failed[@]} - ${#not_run[@]})) ${#failed[@]} \
+    "${failed[*]:+: ${failed[*]}}" "${not_run[*]:+; not run: ${not_run[*]}}" $((SECONDS - began))
 rm -f "$log"
 ((${#failed[@]} == 0))

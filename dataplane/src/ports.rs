@@ -1,11 +1,15 @@
 //! Ports: opening, configuring, and sharing out their queues.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use erhu_dpdk::{Eal, Error, MbufArray, Mempool, Port, PortConfig, RssConfig, RxQueue, TxQueue};
 use erhu_pipeline::policy::PortFacts;
 use erhu_planes::protocol::PortStatus;
-use tracing::info;
+use tracing::{info, warn};
 
 /// A transmit queue: a worker's own, or one that workers share where the port has too few.
 pub enum Transmit {
@@ -55,6 +59,7 @@ impl Ports {
         let mut queues: Vec<Queues> = (0..workers).map(|_| Queues::default()).collect();
         let mut all = Self { ports: Vec::new(), facts: Vec::new(), status: Vec::new() };
         for (number, wanted) in ports.iter().enumerate() {
+            remove_stale_socket(&wanted.device);
             let mut port = Port::open(eal, &wanted.device)?;
             let facts = port.info()?;
             let count = u16::try_from(workers).unwrap_or(u16::MAX);
@@ -120,6 +125,32 @@ pub fn is_pci(device: &str) -> bool {
     device.starts_with(|c: char| c.is_ascii_hexdigit()) && device.contains(':')
 }
 
+/// The vhost-user socket that a virtual device would listen on.
+fn listens_on(device: &str) -> Option<&Path> {
+    let (name, options) = device.split_once(',')?;
+    let option = |key: &str| options.split(',').find_map(|o| o.strip_prefix(key)?.strip_prefix('='));
+    if name.starts_with("net_vhost") && option("client") != Some("1") {
+        option("iface").map(Path::new)
+    } else if name.starts_with("net_virtio_user") && option("server") == Some("1") {
+        option("path").map(Path::new)
+    } else {
+        None
+    }
+}
+
+/// Removes a socket that a killed process has left where a device is to listen: DPDK would refuse to start.
+fn remove_stale_socket(device: &str) {
+    let Some(path) = listens_on(device) else { return };
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let is_stale = is_socket && UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    if is_stale {
+        match std::fs::remove_file(path) {
+            Ok(()) => info!("removed {}, a socket that nobody listened on any more", path.display()),
+            Err(e) => warn!("{}: a socket that nobody listens on stays: {e}", path.display()),
+        }
+    }
+}
+
 fn share(tx: Vec<TxQueue>, queues: &mut [Queues]) {
     let workers = queues.len();
     let mut tx: Vec<TxQueue> = tx;
@@ -137,4 +168,41 @@ fn share(tx: Vec<TxQueue>, queues: &mut [Queues]) {
 
 fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_virtual_device_that_listens_is_known_by_its_options() {
+        let on = |device| listens_on(device).map(|path| path.display().to_string());
+        assert_eq!(on("net_vhost0,iface=/run/lan.sock,queues=2").as_deref(), Some("/run/lan.sock"));
+        assert_eq!(on("net_virtio_user0,server=1,path=/run/lan.sock").as_deref(), Some("/run/lan.sock"));
+        for connects in
+            ["net_vhost0,iface=/run/lan.sock,client=1", "net_virtio_user0,path=/run/lan.sock", "0000:3b:00.0"]
+        {
+            assert_eq!(on(connects), None, "{connects}");
+        }
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_on_is_removed() {
+        let folder = std::env::temp_dir().join(format!("erhu-ports-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (path, file) = (folder.join("lan.sock"), folder.join("file"));
+        let device = |path: &Path| format!("net_vhost0,iface={}", path.display());
+        let listener = UnixListener::bind(&path).unwrap();
+        remove_stale_socket(&device(&path));
+        assert!(path.exists());
+        drop(listener);
+        remove_stale_socket(&device(&path));
+        assert!(!path.exists());
+        std::fs::write(&file, "not a socket").unwrap();
+        remove_stale_socket(&device(&file));
+        assert!(file.exists());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -168,33 +168,28 @@ impl Instance {
             .map_err(|e| ProcessError::Wrong { what: arguments.join(" "), why: format!("{e}\n{said}") })
     }
 
-    /// Starts a far side that sends the plan's packets through the router and judges what arrives on both sides. When
-    /// it listens, its sockets are there.
+    /// Starts a far side that sends the plan's packets through the router and judges what arrives on both sides. Where
+    /// it listens, its sockets are there when this returns.
     ///
     /// # Errors
     /// If it cannot be started.
     pub fn far_side(&self, plan: Plan) -> Result<FarSide, ProcessError> {
-        let listens = self.listener == Listener::FarSide;
-        let port = |number, port| {
-            let mac = format!(",mac=02:66:61:72:00:0{number}");
-            self.device(number, port, listens, &mac)
-        };
-        let (inside, outside) = (port(0, "lan"), port(1, "wan"));
+        let [inside, outside] = self.far_devices();
         let numbers = [plan.hosts, plan.flows, plan.packets, plan.timeout_s].map(|n| n.to_string());
         let mut arguments = vec!["nat-check", "--inside", &inside, "--outside", &outside];
-        for tenant in TENANTS {
-            arguments.extend(["--tenant", tenant]);
-        }
-        for target in TARGETS {
-            arguments.extend(["--target", target]);
-        }
+        arguments.extend(addresses());
         for (option, number) in ["--hosts", "--flows", "--packets", "--timeout-s"].into_iter().zip(&numbers) {
             arguments.extend([option, number]);
         }
         arguments.push("--endpoint-independent");
-        let prefix = format!("{}-far", self.name());
-        arguments.extend(["--file-prefix", &prefix]);
-        let mut running = netns::start(self.command("erhu-farside", &arguments)?)?;
+        let listens = self.listener == Listener::FarSide;
+        if listens {
+            for port in ["lan", "wan"] {
+                // DPDK's server does not take the place of one that was killed.
+                let _ = std::fs::remove_file(self.socket(port));
+            }
+        }
+        let mut running = self.start_far("far", &arguments)?;
         if listens {
             let until = Instant::now() + PATIENCE;
             while !["lan", "wan"].into_iter().all(|port| self.socket(port).exists()) {
@@ -206,6 +201,47 @@ impl Instance {
         }
         Ok(FarSide { running, plan })
     }
+
+    /// Starts hosts that send so many packets per second whatever becomes of them, and a server that answers; until
+    /// they are dropped. For a dataplane that listens.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn careless_hosts(&self, rate: u64) -> Result<[Running; 2], ProcessError> {
+        let [inside, outside] = self.far_devices();
+        let mut server = vec!["respond", "--port", &outside];
+        for target in TARGETS {
+            server.extend(["--address", target.split_once(':').map_or(target, |(address, _)| address)]);
+        }
+        let mut server = self.start_far("server", &server)?;
+        server.wait_for("ready", PATIENCE)?;
+        let rate = rate.to_string();
+        let mut hosts = vec!["generate", "--inside", &inside, "--rate", &rate];
+        hosts.extend(addresses());
+        hosts.extend(["--packets", "1000000", "--timeout-s", "3600"]);
+        Ok([self.start_far("hosts", &hosts)?, server])
+    }
+
+    fn far_devices(&self) -> [String; 2] {
+        let listens = self.listener == Listener::FarSide;
+        let device = |number, port| {
+            let mac = format!(",mac=02:66:61:72:00:0{number}");
+            self.device(number, port, listens, &mac)
+        };
+        [device(0, "lan"), device(1, "wan")]
+    }
+
+    fn start_far(&self, role: &str, arguments: &[&str]) -> Result<Running, ProcessError> {
+        let prefix = format!("{}-{role}", self.name());
+        let arguments = [arguments, &["--file-prefix", &prefix]].concat();
+        Ok(netns::start(self.command("erhu-farside", &arguments)?)?)
+    }
+}
+
+/// Options of the far side: whom it plays.
+fn addresses<'a>() -> impl Iterator<Item = &'a str> {
+    let tenants = TENANTS.into_iter().flat_map(|tenant| ["--tenant", tenant]);
+    tenants.chain(TARGETS.into_iter().flat_map(|target| ["--target", target]))
 }
 
 /// The tenants of `configs/two-tenants.rhai`: equal addresses in two VLANs, and the pool of each.

@@ -81,7 +81,8 @@ fn a_router_that_drops_is_noticed() {
 
 #[test]
 fn every_fault_of_a_frame_is_noticed() {
-    let faults: [(&str, fn(&mut Vec<u8>)); 7] = [
+    type Fault = fn(&mut Vec<u8>);
+    let faults: [(&str, Fault); 7] = [
         ("Ethernet header", |f| f[0] ^= 4),
         ("Ethernet header", |f| {
             f.splice(12..12, [0x81, 0, 0, 100]);

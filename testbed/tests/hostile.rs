@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use erhu_controlplane::client::{AskError, Dataplane};
 use erhu_controlplane::{Facts, check_script, cli};
 use erhu_pipeline::policy::PortFacts;
-use erhu_pipeline::{Buffer as _, HeapBuffer};
+use erhu_pipeline::HeapBuffer;
 use erhu_planes::connections::{self, ConnectionsRegion};
 use erhu_planes::events::{self, EventsRegion};
 use erhu_planes::protocol::{Request, Response};
@@ -103,13 +103,11 @@ fn a_tenant_that_claims_every_address_of_its_prefix_leaves_neighbours_to_others(
 #[test]
 fn a_related_error_larger_than_the_egress_mtu_does_not_leave() {
     let script = main_example().replacen("address: [\"10.0.0.1/24\"]", "address: [\"10.0.0.1/24\"], mtu: 600", 1);
-    let request = udp("10.0.0.5:5353", "192.0.2.1:53");
-    let first = Scenario::of(&script).send(0.0, BLUE, request.clone());
-    let left = first.run();
-    let about = left.only(WAN).answer().payload_len(0);
-    let quoted = Packet::clone(&udp(&left.only(WAN).source().to_string(), "192.0.2.1:53")).payload_len(900);
-    let error = icmp_error("192.0.2.1", &left.only(WAN).source().ip().to_string(), 3, 3).about_whole(&quoted.l3()).df();
-    let outcome = first.send(0.5, WAN, about).send(1.0, WAN, error).run();
+    let first = Scenario::of(&script).send(0.0, BLUE, udp("10.0.0.5:5353", "192.0.2.1:53"));
+    let public = first.run().only(WAN).source();
+    let quoted = udp(&public.to_string(), "192.0.2.1:53").payload_len(900);
+    let error = icmp_error("192.0.2.1", &public.ip().to_string(), 3, 3).about_whole(&quoted.l3()).df();
+    let outcome = first.send(1.0, WAN, error).run();
     outcome.drops(&[("too_big", 1)]);
 }
 
@@ -143,8 +141,8 @@ fn a_zone_that_a_reload_takes_away_or_renames_keeps_its_own_counts() {
 fn every_end_is_told_when_more_end_at_once_than_a_ring_holds() {
     let script = main_example().replace("60_000", "100_000");
     let flows = (0..70_000_u32).map(|n| {
-        let [_, a, b, c] = n.to_be_bytes();
-        udp(&format!("10.0.0.5:{}", 1024 + n % 50_000), &format!("192.0.{}.{}:53", 2 + a + (n / 50_000) as u8, 1 + (b ^ c) % 2))
+        let server = if n < 35_000 { "192.0.2.1:53" } else { "192.0.2.2:53" };
+        udp(&format!("10.0.0.5:{}", 1024 + n % 35_000), server)
     });
     let outcome = Scenario::of(&script).connections(100_000).send_all(0.0, BLUE, flows).until(60.0).run();
     let [made, ended] = [EventKind::New, EventKind::Destroy].map(|kind| outcome.count_events(kind));
@@ -267,7 +265,7 @@ impl Router {
             for (slot, _, name) in shared.stats.names(Directory::Zones) {
                 let of = |pick: &dyn Fn(&stats::ZoneBlock) -> u64| shared.stats.sum(|w| shared.stats.zone(w, slot).map_or(0, pick));
                 let [created, ended] = [of(&|b| b.created.load(relaxed)), of(&|b| b.ended.load(relaxed))];
-                if ended > created {
+                if ended > created || idle && ended != created {
                     faults.push(format!("zone {name}: {created} created, {ended} ended"));
                 }
             }
@@ -413,7 +411,7 @@ fn damaged_frames_break_nothing_and_let_no_private_address_out() {
         let mut random = Random(7 + workers as u64);
         let mut router = Router::new(workers);
         assert!(router.adopt(&program));
-        let mut answers: Vec<Vec<u8>> = Vec::new();
+        let (mut answers, mut leaks): (Vec<Vec<u8>>, Vec<String>) = (Vec::new(), Vec::new());
         for round in 0..60_000 {
             let (port, mut frame) = match answers.pop() {
                 Some(answer) if random.below(2) == 0 => (1, answer),
@@ -438,8 +436,8 @@ fn damaged_frames_break_nothing_and_let_no_private_address_out() {
             router.offer(random.below(workers), port, &frame);
             let [_, left] = router.sent();
             for sent in left {
-                if let Some(address) = source(&sent) {
-                    assert!(is_own(address), "round {round}: {address} leaves by wan, after {frame:02x?}");
+                if let Some(address) = source(&sent).filter(|address| !is_own(*address)) {
+                    leaks.push(format!("round {round}: {address} leaves by wan, after {frame:02x?}"));
                 }
                 answers.extend(answer_to(&sent).filter(|_| answers.len() < 64));
             }
@@ -454,6 +452,7 @@ fn damaged_frames_break_nothing_and_let_no_private_address_out() {
         }
         router.outlive_all();
         assert_eq!(router.faults(true), [""; 0], "at the end, {workers} workers");
+        assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks[..leaks.len().min(10)].join("\n"));
     }
 }
 
@@ -481,7 +480,7 @@ fn sealed(mut program: Vec<u8>) -> Vec<u8> {
 fn run_damaged(good: &[u8], damaged: &[u8], frames: &[(u16, Vec<u8>)]) -> Option<Vec<String>> {
     let mut router = Router::new(1);
     assert!(router.adopt(good));
-    let mut traffic = |router: &mut Router| {
+    let traffic = |router: &mut Router| {
         for (port, frame) in frames {
             router.offer(0, *port, frame);
         }

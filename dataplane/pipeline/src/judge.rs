@@ -38,6 +38,9 @@ pub(crate) enum Outcome {
 pub(crate) struct Leg {
     /// Zone whose routes apply.
     pub route_zone: u16,
+    /// Zone that its packets must leave in: that of the other direction's tuple, or its answers would not be found and
+    /// what the rules translate for that zone would be missed.
+    pub leaves_in: u16,
     /// As the forward hook sees its packets, but for the egress.
     pub facts: Facts,
     /// Chooses among equal routes.
@@ -111,7 +114,8 @@ impl<P: Buffers> Worker<P> {
             bytes: 0,
         };
         let flow = (self.shared.table.hash4(&key) >> 16) as u32;
-        Leg { route_zone: zone_of(began), facts, flow }
+        let leaves_in = entry.hot4(1 - direction.min(1)).key_zone();
+        Leg { route_zone: zone_of(began), leaves_in, facts, flow }
     }
 
     /// Routes a direction and asks the forward rules.
@@ -128,6 +132,9 @@ impl<P: Buffers> Worker<P> {
             Found::Broadcast { .. } => return refuse(DropReason::Unsupported, None),
             Found::None => return refuse(DropReason::NoRoute, Some(RejectKind::Net)),
         };
+        if interface.zone != leg.leaves_in {
+            return refuse(DropReason::NoRoute, None);
+        }
         leg.facts.egress = Some(interface.index);
         leg.facts.egress_zone = Some(interface.zone);
         let (verdict, effects) = self.run_hook(Hook::Forward, &leg.facts);

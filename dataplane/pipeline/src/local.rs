@@ -213,7 +213,9 @@ impl<P: Buffers> Worker<P> {
         facts: &mut Facts,
     ) -> Option<(u32, Result<(), DropReason>)> {
         let Found::Via { interface, next_hop } = policy.routes.lookup(zone, facts.dst, 0) else { return None };
-        let egress = policy.interface_at(interface)?;
+        // An answer stays in the zone of what it answers: a source that is routed to another one was not its own, and
+        // the answer would leave there with addresses of this one.
+        let egress = policy.interface_at(interface).filter(|egress| egress.zone == zone)?;
         facts.egress = Some(egress.index);
         facts.egress_zone = Some(egress.zone);
         facts.zone = Some(zone);

@@ -331,7 +331,8 @@ impl<P: Buffers> Worker<P> {
             candidate: None,
         };
         let Some(interface) = self.policy.arrival(port, parsed.vlan) else {
-            let reason = if frame.len() < 14 { DropReason::Malformed } else { DropReason::NoInterface };
+            let is_frame = (14..=usize::from(u16::MAX)).contains(&frame.len());
+            let reason = if is_frame { DropReason::NoInterface } else { DropReason::Malformed };
             meta.way = Way::Drop(reason);
             return meta;
         };

@@ -322,8 +322,8 @@ fn established_udp(bench: &mut Bench, shape: Shape, floor: &mut Option<Floor>) -
         let all = bench.timed(&mut scene, packets, &mut write)?;
         let fast = scene.accounts().fast - before.fast;
         let offered = u64::from(packets) / BURST as u64 * BURST as u64;
-        // A connection in 25 lies displaced in the index, and whose timer has come round goes the slow way once.
-        if fast < offered / 2 {
+        // Of a full table one connection in 25 lies displaced in the index, and may go the slow way.
+        if fast < offered - offered / 10 {
             return Err(BenchError::Wrong(format!("of {offered} packets only {fast} took the fast path")));
         }
         rounds.push(Round { work: all - io, io, floor: yardsticks(bench, floor) });

@@ -4,10 +4,13 @@
 //! the pass that is judged. So every packet is of an original direction, and only the upper half of the TCP table
 //! counts (as the kernel has it): a connection is what one end sent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use erhu_testbed::packet::read::{Content, Ip, Seen, Upper};
+
+/// The main example rejects a tenant's mail.
+const REJECTED_PORT: u16 = 25;
 
 /// What must become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ struct Connection {
 #[derive(Debug, Default)]
 pub struct Oracle {
     tcp: HashMap<(SocketAddrV4, SocketAddrV4), Connection>,
+    /// Who asked whom within the tenant's network, though its own answers would leave by the outside.
+    within: HashSet<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Oracle {
@@ -65,6 +70,14 @@ impl Oracle {
         }
         if is_inside(ip.destination) {
             // Of the tenant's own network, or the router's: never outside. Answers within it make it hard to say more.
+            self.within.insert((ip.source, ip.destination));
+            return Verdict::MustNot;
+        }
+        if self.within.contains(&(ip.destination, ip.source)) {
+            // The answer of a connection within the zone does not leave the zone.
+            return Verdict::May;
+        }
+        if matches!(&ip.upper, Upper::Tcp(tcp) if tcp.dport == REJECTED_PORT) {
             return Verdict::MustNot;
         }
         if is_outside_network(ip.destination) || is_router_or_pool(ip.source) || ip.length > 1500 || is_routed(ip) {
