@@ -97,7 +97,7 @@ fn a_tenant_that_claims_every_address_of_its_prefix_leaves_neighbours_to_others(
         .send_all(0.0, BLUE, claims)
         .send(1.0, GREEN, udp("10.0.0.5:5353", "192.0.2.1:53"))
         .run();
-    outcome.left(WAN, &["udp 198.51.100.20:* > 192.0.2.1:53"]);
+    outcome.left(WAN, &["udp 198.51.100.20:5353 > 192.0.2.1:53"]);
 }
 
 #[test]
@@ -122,16 +122,16 @@ fn what_the_router_may_not_send_itself_is_no_dropped_packet_of_somebody() {
 }
 
 #[test]
-fn a_zone_that_a_reload_takes_away_or_renames_keeps_its_own_counts() {
+fn a_zone_that_a_reload_takes_away_or_renames_keeps_its_counts() {
     let gone = "interface(\"wan\", #{ port: \"wan\", address: [\"198.51.100.2/24\"] });";
     let renamed = main_example().replace("\"blue\"", "\"azure\"").replace("blue-public", "azure-public");
-    for script in [gone, &renamed] {
+    for (script, name) in [(gone, "blue"), (&renamed, "azure")] {
         let outcome = Scenario::of_file(MAIN)
             .send(0.0, BLUE, udp("10.0.0.5:5353", "192.0.2.1:53"))
             .apply(1.0, script)
             .until(300.0)
             .run();
-        for zone in ["main", "blue"] {
+        for zone in ["main", name] {
             assert_eq!(outcome.stat(&["zones", zone, "live"]), 0, "{zone}\n{outcome}");
         }
     }

@@ -127,7 +127,7 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn count_in_zones(&self, original: u16, reply: u16, pick: impl Fn(&ZoneBlock) -> &AtomicU64) {
         let zones = [Some(original), (reply != original).then_some(reply)];
         for zone in zones.into_iter().flatten() {
-            let slot = usize::from(self.policy.zone(zone).slot);
+            let slot = usize::from(self.policy.zone_slot(zone));
             if let Some(block) = self.shared.stats.zone(self.index, slot) {
                 erhu_planes::stats::add(pick(block), 1);
             }

@@ -28,7 +28,7 @@ pub struct Control<B> {
     shared: Arc<Shared<B>>,
     ports: Vec<PortFacts>,
     registries: Registries,
-    registered: [usize; 3],
+    registered: [Vec<String>; 3],
     status: Status,
     generation: u32,
     encoded: Option<Vec<u8>>,
@@ -41,7 +41,7 @@ impl<B> Control<B> {
             shared,
             ports,
             registries: Registries::default(),
-            registered: [0; 3],
+            registered: Default::default(),
             status,
             generation: 0,
             encoded: None,
@@ -155,10 +155,13 @@ impl<B> Control<B> {
 }
 
 /// Names that have come up since the last time get their counters.
-fn register<B>(shared: &Shared<B>, kind: Directory, registry: &Registry, done: &mut usize) -> Result<(), String> {
-    for (slot, (name, number)) in registry.names().iter().enumerate().skip(*done) {
-        shared.stats.register(kind, slot, *number, name).map_err(|e| e.to_string())?;
-        *done = slot + 1;
+fn register<B>(shared: &Shared<B>, kind: Directory, registry: &Registry, done: &mut Vec<String>) -> Result<(), String> {
+    for (slot, (name, number)) in registry.names().iter().enumerate() {
+        if done.get(slot) != Some(name) {
+            shared.stats.register(kind, slot, *number, name).map_err(|e| e.to_string())?;
+            done.truncate(slot);
+            done.push(name.clone());
+        }
     }
     Ok(())
 }

@@ -329,8 +329,8 @@ impl<P: Buffers> Worker<P> {
                 self.tally.count(Counter::Originated);
                 self.send_or_wait(buffer, parsed, adjacency, None);
             }
-            Some((_, Err(reason))) => self.tally.drop(reason),
-            None => {}
+            // What the rules keep it from saying is no packet that came: that one has its reason already.
+            Some((_, Err(_))) | None => {}
         }
     }
 }

@@ -13,8 +13,8 @@
 //!
 //! # Limits
 //!
-//! A fixed number of adjacencies in all and of unresolved ones per interface, so that scanning a connected prefix
-//! costs a tenant only its own.
+//! A fixed number of adjacencies in all, and of all and of unresolved ones per interface, so that scanning a connected
+//! prefix, or claiming every address of it, costs a tenant only its own.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -28,6 +28,8 @@ use crate::policy::{Interface, Policy};
 pub const ADJACENCIES: usize = 65_536;
 /// Unresolved adjacencies of one interface.
 pub const UNRESOLVED_PER_INTERFACE: u16 = 1024;
+/// Adjacencies of one interface, resolved or not.
+pub const PER_INTERFACE: u16 = 4096;
 /// Packets that may wait for one next hop, over all workers.
 pub const WAITING_PER_NEIGHBOUR: u32 = 64;
 
@@ -192,6 +194,8 @@ struct Book {
     /// Next hop by number.
     hops: Vec<(u16, IpAddr)>,
     unresolved: HashMap<u16, u16>,
+    /// All of an interface.
+    of_interface: HashMap<u16, u16>,
     /// Numbers that lead to no next hop.
     free: Vec<usize>,
     /// Where the search for one to reuse goes on.
@@ -255,7 +259,8 @@ impl Adjacencies {
             return Some(*number);
         }
         let unresolved = book.unresolved.get(&interface.slot).copied().unwrap_or(0);
-        if unresolved >= UNRESOLVED_PER_INTERFACE {
+        let all = book.of_interface.get(&interface.slot).copied().unwrap_or(0);
+        if unresolved >= UNRESOLVED_PER_INTERFACE || all >= PER_INTERFACE {
             let freed = self.recycle(&mut book, Some(interface.slot))?;
             book.free.push(freed);
         }
@@ -274,6 +279,7 @@ impl Adjacencies {
         line.asked.store(0, Ordering::Relaxed);
         line.set_interface(interface);
         *book.unresolved.entry(interface.slot).or_default() += 1;
+        *book.of_interface.entry(interface.slot).or_default() += 1;
         let number = u32::try_from(number).ok()?;
         book.numbers.insert(key, number);
         Some(number)
@@ -291,8 +297,10 @@ impl Adjacencies {
                 && book.numbers.get(&key).is_some_and(|n| *n as usize == number);
             if idle && slot.is_none_or(|s| s == key.0) {
                 book.numbers.remove(&key);
-                if let Some(count) = book.unresolved.get_mut(&key.0) {
-                    *count = count.saturating_sub(1);
+                for account in [&mut book.unresolved, &mut book.of_interface] {
+                    if let Some(count) = account.get_mut(&key.0) {
+                        *count = count.saturating_sub(1);
+                    }
                 }
                 return Some(number);
             }
@@ -456,6 +464,16 @@ mod tests {
         all.get(idle).hold();
         assert_eq!(all.find_or_add(&interface(1), address(5)), None);
         assert_eq!(all.find_or_add(&interface(1), address(1)), Some(held));
+    }
+
+    #[test]
+    fn one_interface_cannot_fill_the_table_with_resolved_neighbours_either() {
+        let all = Adjacencies::new(ADJACENCIES);
+        for n in 0..20_000 {
+            all.learn(&interface(1), address(n), [2; 6], 0);
+        }
+        assert_eq!(all.list().len(), usize::from(PER_INTERFACE));
+        assert!(all.find_or_add(&interface(2), address(5000)).is_some());
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl<P: Buffers> Worker<P> {
         if !self.can_open(buffer, meta) {
             return Some(self.invalid(buffer, meta));
         }
-        let (_, dst) = meta.addresses();
+        let (src, dst) = meta.addresses();
+        if matches!(policy.routes.lookup(meta.zone, src, 0), Found::Broadcast { .. }) {
+            return Some(Fate::Drop(DropReason::Unsupported));
+        }
         if policy.pools.owner(meta.zone, dst).is_some() {
             return Some(Fate::Drop(self.unsolicited(meta, meta.zone, dst)));
         }

@@ -121,6 +121,15 @@ impl Registry {
         Some(slot)
     }
 
+    /// The number of a tag, whatever its name is now; the name follows. `None` beyond `max`.
+    pub fn slot_of_tag(&mut self, name: &str, tag: u16, max: usize) -> Option<u16> {
+        let slot = self.slot("", tag, max)?;
+        if let Some(entry) = self.names.get_mut(usize::from(slot)) {
+            name.clone_into(&mut entry.0);
+        }
+        Some(slot)
+    }
+
     /// Names and tags by number.
     pub fn names(&self) -> &[(String, u16)] {
         &self.names
@@ -181,6 +190,8 @@ pub struct Policy {
     lookup: Vec<Box<[u16]>>,
     zones: Vec<ZoneFacts>,
     zone_at: HashMap<u16, u16>,
+    /// Numbers in statistics by zone id, of all generations: connections may outlive the declaration of their zone.
+    zone_slots: HashMap<u16, u16>,
     /// Stable numbers of named counters, by index in the program.
     pub counter_slots: Vec<u16>,
     /// Sum of the zones' reserves.
@@ -243,7 +254,7 @@ impl Policy {
         let mut zone_at = HashMap::new();
         for zone in &program.zones {
             let slot =
-                registries.zones.slot(&zone.name, zone.id, MAX_ZONES).ok_or_else(|| too_many("zones", MAX_ZONES))?;
+                registries.zones.slot_of_tag(&zone.name, zone.id, MAX_ZONES).ok_or_else(|| too_many("zones", MAX_ZONES))?;
             zone_at.insert(zone.id, u16::try_from(zones.len()).map_err(|_| too_many("zones", MAX_ZONES))?);
             zones.push(ZoneFacts {
                 id: zone.id,
@@ -255,6 +266,7 @@ impl Policy {
                 timeout: zone.timeout,
             });
         }
+        let zone_slots = (0_u16..).zip(registries.zones.names()).map(|(slot, (_, id))| (*id, slot)).collect();
         let counters = program.counters.iter().map(|name| {
             registries.counters.slot(name, 0, MAX_NAMED).ok_or_else(|| too_many("named counters", MAX_NAMED))
         });
@@ -272,6 +284,7 @@ impl Policy {
             lookup,
             zones,
             zone_at,
+            zone_slots,
             program,
         })
     }
@@ -299,6 +312,11 @@ impl Policy {
     pub fn zone(&self, id: u16) -> &ZoneFacts {
         let at = if id == 0 { 0 } else { self.zone_at.get(&id).copied().unwrap_or(0) };
         &self.zones[usize::from(at)]
+    }
+
+    /// A zone's number in statistics, declared now or once.
+    pub fn zone_slot(&self, id: u16) -> u16 {
+        self.zone_slots.get(&id).copied().unwrap_or(self.zones[0].slot)
     }
 
     /// All zones.

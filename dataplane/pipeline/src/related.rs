@@ -70,6 +70,9 @@ impl<P: Buffers> Worker<P> {
             Judged::Forward { adjacency, .. } => adjacency,
             other => return self.refuse_packet(buffer, meta, &other),
         };
+        if let Some(fate) = self.too_big(buffer, meta, shared.adjacencies.get(adjacency).egress().mtu) {
+            return fate;
+        }
         let addresses = hot.addresses.load(Ordering::Relaxed);
         let ports = hot.ports_deltas.load(Ordering::Relaxed) as u32;
         let quoted_ports = if error.inner.proto == proto::ICMP { ports } else { ports.rotate_left(16) };

@@ -228,7 +228,7 @@ impl<P: Buffers> Worker<P> {
         }
         facts.egress = Some(interface.index);
         facts.egress_zone = Some(interface.zone);
-        let (verdict, effects) = self.run_hook(Hook::Forward, &facts);
+        let (verdict, _) = self.run_hook(Hook::Forward, &facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
             return self.refuse_packet(buffer, meta, &judged);
@@ -237,8 +237,7 @@ impl<P: Buffers> Worker<P> {
             let to_pool = policy.pools.owner(meta.zone, facts.dst).is_some()
                 || policy.pools.owner(interface.zone, facts.dst).is_some();
             // Judged as a new packet: what its connection would be given must not leave without it.
-            let as_new = Facts { state: states::NEW, mark: effects.mark, bytes: 0, ..facts };
-            if to_pool || self.would_translate(&as_new) {
+            if to_pool || self.new_would_translate(&facts, meta.mark) {
                 return Fate::Drop(DropReason::Invalid);
             }
         }
@@ -247,6 +246,17 @@ impl<P: Buffers> Worker<P> {
             Some(adjacency) => Fate::Send { adjacency },
             None => Fate::Drop(DropReason::NoNeighbour),
         }
+    }
+
+    /// Whether a first packet with these facts would be translated, the marks included that rules would give it on its
+    /// way. Nothing is counted.
+    fn new_would_translate(&mut self, facts: &Facts, mark: u32) -> bool {
+        let mut as_new = Facts { state: states::NEW, mark, bytes: 0, egress: None, egress_zone: None, ..*facts };
+        let (_, effects) = self.run_hook(Hook::Prerouting, &as_new);
+        (as_new.mark, as_new.egress, as_new.egress_zone) = (effects.mark, facts.egress, facts.egress_zone);
+        let (_, effects) = self.run_hook(Hook::Forward, &as_new);
+        as_new.mark = effects.mark;
+        self.would_translate(&as_new)
     }
 
     /// A packet that no route takes on.

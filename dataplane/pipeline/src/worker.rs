@@ -417,7 +417,7 @@ impl<P: Buffers> Worker<P> {
         if slot == crate::policy::NO_SLOT {
             return;
         }
-        let zone = self.policy.zone(zone).slot;
+        let zone = self.policy.zone_slot(zone);
         if let Some(block) = self.shared.stats.zone(self.index, usize::from(zone)) {
             erhu_planes::stats::add(&block.drops[reason.index()], 1);
         }

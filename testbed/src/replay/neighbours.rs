@@ -14,7 +14,8 @@ type Place = (u16, u16);
 #[derive(Debug, Default)]
 pub struct Answerer {
     seen: HashMap<(Place, Ipv4Addr), [u8; 6]>,
-    answers: VecDeque<(u16, Vec<u8>)>,
+    /// Requests that wait for their answer: port, VLAN id, request.
+    asked: VecDeque<(u16, u16, arp::Arp)>,
 }
 
 impl Answerer {
@@ -46,22 +47,25 @@ impl Answerer {
         if request.op != arp::REQUEST || plane.owns(IpAddr::V4(request.tpa)) {
             return;
         }
+        self.asked.push_back((port, parsed.vlan, request));
+    }
+
+    /// The next answer, with the port that it comes in by.
+    ///
+    /// It is made only now: who has the address is who used it last of all that came before the answer, however
+    /// many packets were offered together.
+    pub fn next_answer(&mut self) -> Option<(u16, Vec<u8>)> {
+        let (port, vlan, request) = self.asked.pop_front()?;
         let made_up = {
             let [a, b, c, d] = request.tpa.octets();
             [2, 0, a, b, c, d]
         };
-        let mac = self.seen.get(&((port, parsed.vlan), request.tpa)).copied().unwrap_or(made_up);
-        let vlan = (parsed.vlan != 0).then_some(parsed.vlan);
-        let mut answer = vec![0; usize::from(parsed.l3) + arp::BYTES];
-        let written = ethernet::write_header(&mut answer, request.sha, mac, vlan, ethernet::ARP)
-            .and_then(|at| arp::write(&request.reply(mac), answer.get_mut(at..)?));
-        if written.is_some() {
-            self.answers.push_back((port, answer));
-        }
-    }
-
-    /// The next answer, with the port that it comes in by.
-    pub fn next_answer(&mut self) -> Option<(u16, Vec<u8>)> {
-        self.answers.pop_front()
+        let mac = self.seen.get(&((port, vlan), request.tpa)).copied().unwrap_or(made_up);
+        let tag = (vlan != 0).then_some(vlan);
+        let header = ethernet::HEADER_BYTES + if tag.is_some() { ethernet::TAG_BYTES } else { 0 };
+        let mut answer = vec![0; header + arp::BYTES];
+        let at = ethernet::write_header(&mut answer, request.sha, mac, tag, ethernet::ARP)?;
+        arp::write(&request.reply(mac), answer.get_mut(at..)?)?;
+        Some((port, answer))
     }
 }

@@ -35,6 +35,8 @@ pub struct Plane {
     now: Now,
     ports: Vec<PortFacts>,
     next_event: Vec<u64>,
+    /// Lines of events that were taken out of the rings already.
+    told: Vec<String>,
     history: tempfile::TempDir,
 }
 
@@ -88,6 +90,7 @@ impl Plane {
             now: Now::new(Clock::boot_ns(), 0),
             ports: ports.to_vec(),
             next_event: vec![1; workers],
+            told: Vec::new(),
             history: tempfile::tempdir().map_err(memory)?,
             shared,
         })
@@ -126,6 +129,10 @@ impl Plane {
                 quiet &= worker.take_handed(self.now) == 0;
                 worker.flush_handovers();
             }
+            // Much can end at one instant; the rings hold only so much.
+            if self.shared.events.wanted() != 0 {
+                self.hear();
+            }
             if quiet {
                 return;
             }
@@ -152,12 +159,17 @@ impl Plane {
 
     /// Appends events that were written since the last call.
     pub fn take_events(&mut self, lines: &mut Vec<String>) {
+        self.hear();
+        lines.append(&mut self.told);
+    }
+
+    fn hear(&mut self) {
         let options = LineOptions { timestamp: true, id: true, ..LineOptions::default() };
         for (worker, next) in self.next_event.iter_mut().enumerate() {
             loop {
                 match self.shared.events.read(worker, *next) {
                     Read::Event(event) => {
-                        lines.push(event_line(&event, options));
+                        self.told.push(event_line(&event, options));
                         *next += 1;
                     }
                     Read::NotYet => break,
