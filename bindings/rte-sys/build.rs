@@ -44,12 +44,7 @@ fn main() {
     for file in ["build.rs", "src/shim.c", "src/shim.h"] {
         println!("cargo:rerun-if-changed={file}");
     }
-    for variable in [
-        "PKG_CONFIG",
-        "PKG_CONFIG_PATH",
-        "PKG_CONFIG_LIBDIR",
-        "LIBCLANG_PATH",
-    ] {
+    for variable in ["PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "LIBCLANG_PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -68,10 +63,7 @@ struct Flags {
 
 fn probe() -> Flags {
     let version = pkg_config("--modversion");
-    let mut parts = version
-        .trim()
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0));
+    let mut parts = version.trim().split('.').map(|part| part.parse().unwrap_or(0));
     let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if found < OLDEST {
         stop(&format!(
@@ -89,8 +81,7 @@ fn probe() -> Flags {
                 // DPDK's own are shared on purpose: drivers are plugins that resolve against them.
                 Some(("lib", format!("dylib={library}")))
             } else {
-                word.strip_prefix("-L")
-                    .map(|folder| ("search", format!("native={folder}")))
+                word.strip_prefix("-L").map(|folder| ("search", format!("native={folder}")))
             }
         })
         .collect();
@@ -128,14 +119,10 @@ fn compile_shim(flags: &[String]) {
         build.flag(flag);
     }
     // Headers of DPDK trip over pedantic warnings of newer compilers; the shim itself has no logic.
-    build
-        .flag_if_supported("-Wno-unused-parameter")
-        .flag_if_supported("-Wno-address-of-packed-member");
+    build.flag_if_supported("-Wno-unused-parameter").flag_if_supported("-Wno-address-of-packed-member");
     build.flag_if_supported("-Wno-deprecated-declarations");
     if let Err(error) = build.try_compile("rte_sys_shim") {
-        stop(&format!(
-            "the C shim did not compile; on Debian: apt-get install gcc libc6-dev libdpdk-dev\n{error}"
-        ));
+        stop(&format!("the C shim did not compile; on Debian: apt-get install gcc libc6-dev libdpdk-dev\n{error}"));
     }
 }
 
@@ -179,21 +166,17 @@ fn generate(flags: &[String], out: &Path) {
     let generated = panic::catch_unwind(panic::AssertUnwindSafe(|| builder.generate()));
     let _ = panic::take_hook();
     match generated {
-        Ok(Ok(bindings)) => bindings
-            .write_to_file(out.join("bindings.rs"))
-            .expect("OUT_DIR is writable"),
-        Ok(Err(error)) => stop(&format!(
-            "bindgen could not read DPDK's headers (clang's own are in libclang-dev): {error}"
-        )),
+        Ok(Ok(bindings)) => bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR is writable"),
+        Ok(Err(error)) => {
+            stop(&format!("bindgen could not read DPDK's headers (clang's own are in libclang-dev): {error}"))
+        }
         Err(panicked) => {
             let reason = panicked
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panicked.downcast_ref::<&str>().copied())
                 .unwrap_or("bindgen panicked");
-            stop(&format!(
-                "libclang could not be used; on Debian: apt-get install libclang-dev\n{reason}"
-            ))
+            stop(&format!("libclang could not be used; on Debian: apt-get install libclang-dev\n{reason}"))
         }
     }
 }

@@ -7,8 +7,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod demo;
 pub mod bench;
+pub mod demo;
 pub mod kernel;
 pub mod merge;
 pub mod netns;

@@ -19,8 +19,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs captures through the dataplane's own worker under a virtual clock
-    #[command(after_help = "Example:\n  erhu-testbed replay --config configs/ci.toml --rules configs/two-tenants.rhai \\\n    \
-        --in lan=lan.pcap --in wan=wan.pcap --out /tmp/out --answer-arp --conntrack /tmp/out/table")]
+    #[command(
+        after_help = "Example:\n  erhu-testbed replay --config configs/ci.toml --rules configs/two-tenants.rhai \\\n    \
+        --in lan=lan.pcap --in wan=wan.pcap --out /tmp/out --answer-arp --conntrack /tmp/out/table"
+    )]
     Replay(Replay),
     /// Measures the router's worker beside two yardsticks, and checks what it did
     #[command(after_help = "Example:\n  erhu-testbed bench A3 B1 C1 --rounds 5 --json bench.json")]
@@ -28,7 +30,6 @@ enum Command {
     /// What testbed/demo.sh shows, step by step
     #[command(subcommand)]
     Demo(demo::Step),
-
 }
 
 #[derive(Args)]
@@ -92,7 +93,6 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay(args),
         Command::Bench(options) => bench::run(&options),
         Command::Demo(step) => demo(&step),
-
     }
 }
 

@@ -300,11 +300,14 @@ impl FarSide {
     /// Waits for its end and returns its report, in which every packet arrived, came back, and was right.
     ///
     /// # Errors
-    /// If it takes too long, or anything was wrong; with its report.
-    pub fn judgement(mut self) -> Result<Value, ProcessError> {
+    /// If it takes too long, or anything was wrong; with its report and what the router counted.
+    pub fn judgement(mut self, router: &Instance) -> Result<Value, ProcessError> {
         let status = self.running.wait(PATIENCE + Duration::from_secs(self.plan.timeout_s))?;
         let output = self.running.output();
-        let wrong = |why: &str| far_side_is_wrong(&format!("{why}, {status}"), &self.running);
+        let wrong = |why: &str| {
+            let stats = router.erhu(&["show", "stats"]).map(|said| said.stdout).unwrap_or_default();
+            far_side_is_wrong(&format!("{why}, {status}\n{stats}"), &self.running)
+        };
         let begin = output.find("{\n").ok_or_else(|| wrong("no report"))?;
         let mut documents = serde_json::Deserializer::from_str(&output[begin..]).into_iter::<Value>();
         let report = documents.next().and_then(Result::ok).ok_or_else(|| wrong("no report"))?;

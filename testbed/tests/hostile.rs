@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use erhu_controlplane::client::{AskError, Dataplane};
 use erhu_controlplane::{Facts, check_script, cli};
-use erhu_pipeline::policy::PortFacts;
 use erhu_pipeline::HeapBuffer;
+use erhu_pipeline::policy::PortFacts;
 use erhu_planes::connections::{self, ConnectionsRegion};
 use erhu_planes::events::{self, EventsRegion};
 use erhu_planes::protocol::{Request, Response};
@@ -70,11 +70,11 @@ fn an_invalid_packet_stays_inside_where_translation_hangs_on_a_mark_of_preroutin
 
 #[test]
 fn an_invalid_packet_stays_inside_where_translation_hangs_on_a_mark_of_forward() {
-    let script = main_example()
-        .replace("forward(#{ state: \"invalid\" }, drop);", "")
-        .replace("postrouting(#{ zone: tenant,", "forward(#{ zone: tenant, state: \"new\" }, [mark(7), accept]); postrouting(#{ mark: 7,");
-    let outcome =
-        Scenario::of(&script).send(0.0, BLUE, tcp("10.0.0.5:40000", "192.0.2.1:443").flags("SF")).run();
+    let script = main_example().replace("forward(#{ state: \"invalid\" }, drop);", "").replace(
+        "postrouting(#{ zone: tenant,",
+        "forward(#{ zone: tenant, state: \"new\" }, [mark(7), accept]); postrouting(#{ mark: 7,",
+    );
+    let outcome = Scenario::of(&script).send(0.0, BLUE, tcp("10.0.0.5:40000", "192.0.2.1:443").flags("SF")).run();
     outcome.left(WAN, &[]);
     outcome.drops(&[("invalid", 1)]);
 }
@@ -157,7 +157,8 @@ fn who_answers_arp_does_not_depend_on_the_size_of_bursts() {
     let scenario = Scenario::of_file(MAIN)
         .send(0.0, BLUE, ping("10.0.0.9", "10.0.0.1", 1).mac_from([2, 0, 0, 0, 0, 1]))
         .send(0.0, BLUE, ping("10.0.0.9", "10.0.0.1", 2).mac_from([2, 0, 0, 0, 0, 2]));
-    let frames = |burst: usize| scenario.clone().burst(burst).run().frames(BLUE).into_iter().cloned().collect::<Vec<_>>();
+    let frames =
+        |burst: usize| scenario.clone().burst(burst).run().frames(BLUE).into_iter().cloned().collect::<Vec<_>>();
     assert_eq!(frames(1), frames(64));
 }
 
@@ -242,7 +243,9 @@ impl Router {
         {
             let shared = self.plane.shared();
             let relaxed = Ordering::Relaxed;
-            let of = |pick: &dyn Fn(&stats::WorkerBlock) -> u64| shared.stats.sum(|w| shared.stats.worker(w).map_or(0, pick));
+            let of = |pick: &dyn Fn(&stats::WorkerBlock) -> u64| {
+                shared.stats.sum(|w| shared.stats.worker(w).map_or(0, pick))
+            };
             let ports = |pick: &dyn Fn(&stats::PortCounters) -> u64| of(&|b| b.ports.iter().map(pick).sum());
             let counter = |c: Counter| of(&|b| b.counters[c.index()].load(relaxed));
             let waiting: u64 = shared.adjacencies.list().iter().map(|n| u64::from(n.waiting)).sum();
@@ -263,7 +266,9 @@ impl Router {
                 faults.push(format!("{created} created, {ended} ended, {live} live, {shown} shown"));
             }
             for (slot, _, name) in shared.stats.names(Directory::Zones) {
-                let of = |pick: &dyn Fn(&stats::ZoneBlock) -> u64| shared.stats.sum(|w| shared.stats.zone(w, slot).map_or(0, pick));
+                let of = |pick: &dyn Fn(&stats::ZoneBlock) -> u64| {
+                    shared.stats.sum(|w| shared.stats.zone(w, slot).map_or(0, pick))
+                };
                 let [created, ended] = [of(&|b| b.created.load(relaxed)), of(&|b| b.ended.load(relaxed))];
                 if ended > created || idle && ended != created {
                     faults.push(format!("zone {name}: {created} created, {ended} ended"));
@@ -277,7 +282,10 @@ impl Router {
             for pool in pools {
                 let used: u64 = pool.ports_in_use.iter().map(|(_, n)| n).sum();
                 if used != 0 || pool.given != pool.returned {
-                    faults.push(format!("pool {}: {used} ports in use, {} given, {} returned", pool.name, pool.given, pool.returned));
+                    faults.push(format!(
+                        "pool {}: {used} ports in use, {} given, {} returned",
+                        pool.name, pool.given, pool.returned
+                    ));
                 }
             }
         }

@@ -90,15 +90,15 @@ impl Load {
     /// Starts another far side if the last one has ended.
     fn go_on(&mut self, instance: &Instance) {
         if !self.far_side.as_mut().unwrap().process().is_running() {
-            self.end();
+            self.end(instance);
             self.far_side = Some(must(instance.far_side(PLAN)));
             self.wait_until_it_flows(instance);
         }
     }
 
     /// Waits until all packets are through; none may be missing.
-    fn end(&mut self) {
-        must(self.far_side.take().unwrap().judgement());
+    fn end(&mut self, instance: &Instance) {
+        must(self.far_side.take().unwrap().judgement(instance));
         self.rounds += 1;
     }
 }
@@ -239,7 +239,7 @@ fn neither_a_killed_daemon_nor_a_killed_apply_costs_a_packet_or_leaves_half_a_po
     assert_eq!(apply(&instance, scripts[target]).rules, policies[target].rules);
     must(must(instance.erhu(&["rollback"])).success("rollback"));
     assert_eq!(Policy::running(&instance).program, before.program);
-    load.end();
+    load.end(&instance);
     println!("{} packets went through, each way", u64::from(load.rounds) * PLAN.total());
     is_healthy(&instance);
 }
@@ -265,7 +265,7 @@ fn a_script_with_errors_prints_all_of_them_and_changes_nothing() {
         assert!(is_said, "line {line}, {word}:\n{}", refused.stderr);
     }
     assert_eq!(Policy::running(&instance), before);
-    load.end();
+    load.end(&instance);
 }
 
 fn adopt(instance: &Instance, file: &OwnedFd) -> Response {
@@ -372,9 +372,17 @@ fn a_program_with_any_byte_changed_is_refused_or_runs_and_breaks_nothing() {
         assert_eq!(pool["given"], pool["returned"], "{pool:#}");
         assert_eq!(pool["hosts"], 0, "{pool:#}");
     }
-    must(must(instance.far_side(PLAN)).judgement());
+    let before = counter(&instance, "slow_path");
+    must(must(instance.far_side(PLAN)).judgement(&instance));
+    let slow = counter(&instance, "slow_path") - before;
+    assert!(slow < PLAN.total() / 10, "{slow} packets of {} both ways were not on the fast path", 2 * PLAN.total());
     is_healthy(&instance);
     assert!(dataplane.is_running());
+}
+
+/// A counter of all workers.
+fn counter(instance: &Instance, name: &str) -> u64 {
+    must(instance.document(&["show", "stats"]))["counters"][name].as_u64().unwrap()
 }
 
 /// What is no program, and what is no file for one.
@@ -491,7 +499,7 @@ fn hostile_clients_are_refused_and_disturb_nobody() {
     }
 
     assert_eq!(Policy::running(&instance), good);
-    load.end();
+    load.end(&instance);
     assert!(dataplane.is_running());
     is_healthy(&instance);
 }
@@ -533,7 +541,7 @@ fn shared_memory_of_another_layout_is_refused_with_its_place_and_the_router_does
         must(std::fs::rename(&aside, &path));
         must(must(instance.erhu(&command)).success("as it was"));
     }
-    load.end();
+    load.end(&instance);
     is_healthy(&instance);
 }
 
@@ -585,7 +593,7 @@ fn ends_and_starts_again(listener: Listener) {
     drop(load);
 
     let (mut dataplane, far_side) = start();
-    must(far_side.judgement());
+    must(far_side.judgement(&instance));
     is_healthy(&instance);
     assert!(taken(&instance) > 2 * PLAN.total());
     dataplane.signal(Signal::TERM);

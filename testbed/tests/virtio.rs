@@ -27,7 +27,7 @@ fn every_packet_is_translated_there_and_back(workers: u32) {
     let mut dataplane = must(instance.dataplane());
     must(must(instance.erhu(&["apply", "rules.rhai"])).success("apply"));
 
-    let report = must(far_side.judgement());
+    let report = must(far_side.judgement(&instance));
     // Each inside endpoint has one of its own at either server; the far side has seen that it is the same at both.
     assert_eq!(report["mappings"], plan.connections(), "{report:#}");
 

@@ -104,11 +104,7 @@ pub unsafe fn rte_kni_handle_request(_kni: *mut rte_kni) -> c_int {
 /// # Safety
 ///
 /// None is needed; the arguments are not looked at.
-pub unsafe fn rte_kni_rx_burst(
-    _kni: *mut rte_kni,
-    _mbufs: *mut *mut rte_mbuf,
-    _room: c_uint,
-) -> c_uint {
+pub unsafe fn rte_kni_rx_burst(_kni: *mut rte_kni, _mbufs: *mut *mut rte_mbuf, _room: c_uint) -> c_uint {
     0
 }
 
@@ -117,10 +113,6 @@ pub unsafe fn rte_kni_rx_burst(
 /// # Safety
 ///
 /// None is needed; the arguments are not looked at.
-pub unsafe fn rte_kni_tx_burst(
-    _kni: *mut rte_kni,
-    _mbufs: *mut *mut rte_mbuf,
-    _count: c_uint,
-) -> c_uint {
+pub unsafe fn rte_kni_tx_burst(_kni: *mut rte_kni, _mbufs: *mut *mut rte_mbuf, _count: c_uint) -> c_uint {
     0
 }

@@ -187,7 +187,9 @@ impl Config {
         if self.connections == 0 {
             return Err("connections: at least 1".into());
         }
-        if self.instance.contains('/') || self.instance.starts_with('.') || self.instance.contains(char::is_whitespace)
+        if self.instance.contains('/')
+            || self.instance.starts_with('.')
+            || self.instance.contains(char::is_whitespace)
         {
             return Err(format!("instance: `{}` cannot name a folder", self.instance));
         }
@@ -276,7 +278,10 @@ mac    = "02:00:00:00:00:01"
 
     #[test]
     fn an_unknown_key_is_refused_with_its_place_and_what_may_have_been_meant() {
-        assert_eq!(refusal("instance = \"a\"\n  wokers = [1]\n"), "FILE:2:3: unknown key `wokers`, did you mean `workers`?");
+        assert_eq!(
+            refusal("instance = \"a\"\n  wokers = [1]\n"),
+            "FILE:2:3: unknown key `wokers`, did you mean `workers`?"
+        );
         let text = WHOLE.replace("rx_descriptors", "rx_descriptor");
         assert_eq!(refusal(&text), "FILE:14:1: unknown key `rx_descriptor`, did you mean `rx_descriptors`?");
     }

@@ -24,7 +24,8 @@ pub fn nearest<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str>) -> Opt
         }
         let edits = distance(&letters, &other);
         // At least half of the shorter name must be right, so that `x` does not suggest `id`.
-        if edits <= most && edits * 2 <= letters.len().min(other.len()).max(2) && best.is_none_or(|(b, _)| edits < b) {
+        if edits <= most && edits * 2 <= letters.len().min(other.len()).max(2) && best.is_none_or(|(b, _)| edits < b)
+        {
             best = Some((edits, name));
         }
     }

@@ -20,10 +20,7 @@ impl<const N: usize> MbufArray<N> {
     /// No packets.
     pub const fn new() -> Self {
         const { assert!(N <= u16::MAX as usize, "DPDK counts bursts in 16 bits") };
-        Self {
-            slots: [const { MaybeUninit::uninit() }; N],
-            len: 0,
-        }
+        Self { slots: [const { MaybeUninit::uninit() }; N], len: 0 }
     }
 
     /// Packets there is room for.
@@ -67,11 +64,7 @@ impl<const N: usize> MbufArray<N> {
     #[inline]
     pub fn drain(&mut self) -> Drain<'_, N> {
         let len = std::mem::take(&mut self.len);
-        Drain {
-            array: self,
-            next: 0,
-            len,
-        }
+        Drain { array: self, next: 0, len }
     }
 
     /// Frees all packets at once.

@@ -49,10 +49,7 @@ pub struct EalArgs {
 impl EalArgs {
     /// DPDK's defaults under a prefix of one's own.
     pub fn new(file_prefix: impl Into<String>) -> Self {
-        Self {
-            file_prefix: file_prefix.into(),
-            ..Self::default()
-        }
+        Self { file_prefix: file_prefix.into(), ..Self::default() }
     }
 
     /// Adds a port of the configuration: a PCI address to `pci`, anything else to `vdevs`.
@@ -68,10 +65,7 @@ impl EalArgs {
     ///
     /// One lcore is asked for, the main one: workers are the program's own threads.
     pub fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = vec![
-            format!("--lcores=0@{}", self.main_cpus()),
-            "--no-telemetry".to_owned(),
-        ];
+        let mut arguments = vec![format!("--lcores=0@{}", self.main_cpus()), "--no-telemetry".to_owned()];
         if !self.file_prefix.is_empty() {
             arguments.push(format!("--file-prefix={}", self.file_prefix));
         }
@@ -97,11 +91,7 @@ impl EalArgs {
             return cpu.to_string();
         }
         let cpus: Vec<String> = allowed_cpus().iter().map(usize::to_string).collect();
-        if cpus.is_empty() {
-            "0".to_owned()
-        } else {
-            format!("({})", cpus.join(","))
-        }
+        if cpus.is_empty() { "0".to_owned() } else { format!("({})", cpus.join(",")) }
     }
 }
 
@@ -110,9 +100,7 @@ pub(crate) fn is_pci_address(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or(device);
     let fields: Vec<&str> = address.split([':', '.']).collect();
     (fields.len() == 3 || fields.len() == 4)
-        && fields
-            .iter()
-            .all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && fields.iter().all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn allowed_cpus() -> Vec<usize> {
@@ -124,9 +112,7 @@ fn allowed_cpus() -> Vec<usize> {
             return Vec::new();
         }
         let bits = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
-        (0..bits)
-            .filter(|&cpu| libc::CPU_ISSET(cpu, &set))
-            .collect()
+        (0..bits).filter(|&cpu| libc::CPU_ISSET(cpu, &set)).collect()
     }
 }
 
@@ -178,16 +164,10 @@ impl Eal {
         // the only call in the process.
         let parsed = unsafe { sys::rte_eal_init(count, pointers.as_mut_ptr()) };
         if parsed < 0 {
-            return Err(Error::Init {
-                message: words(last_errno()),
-                arguments: args.to_arguments().join(" "),
-            });
+            return Err(Error::Init { message: words(last_errno()), arguments: args.to_arguments().join(" ") });
         }
         Ok(Self {
-            inner: Arc::new(EalInner {
-                pools: Mutex::new(Vec::new()),
-                open_ports: Mutex::new(BTreeSet::new()),
-            }),
+            inner: Arc::new(EalInner { pools: Mutex::new(Vec::new()), open_ports: Mutex::new(BTreeSet::new()) }),
         })
     }
 
@@ -200,25 +180,18 @@ impl Eal {
     pub fn register_thread(&self) -> Result<ThreadGuard, Error> {
         // SAFETY: reads a thread-local integer.
         if unsafe { sys::shim_rte_lcore_id() } != sys::LCORE_ID_ANY {
-            return Err(Error::StillInUse {
-                what: "this thread has an lcore number already".to_owned(),
-            });
+            return Err(Error::StillInUse { what: "this thread has an lcore number already".to_owned() });
         }
         // SAFETY: the EAL is initialised.
         let returned = unsafe { sys::rte_thread_register() };
         check("rte_thread_register", "", returned)?;
-        Ok(ThreadGuard {
-            _eal: Arc::clone(&self.inner),
-            _not_send: PhantomData,
-        })
+        Ok(ThreadGuard { _eal: Arc::clone(&self.inner), _not_send: PhantomData })
     }
 
     /// A further handle of the same EAL, for threads that register themselves.
     #[must_use]
     pub fn handle(&self) -> Self {
-        Self {
-            inner: Arc::clone(&self.inner),
-        }
+        Self { inner: Arc::clone(&self.inner) }
     }
 
     /// Whether packet memory is in huge pages.
@@ -242,9 +215,7 @@ impl Eal {
             },
             Err(shared) => {
                 let holders = Arc::strong_count(&shared).saturating_sub(1);
-                Err(Error::StillInUse {
-                    what: format!("{holders} ports, pools, queues or threads"),
-                })
+                Err(Error::StillInUse { what: format!("{holders} ports, pools, queues or threads") })
             }
         }
     }
@@ -261,10 +232,7 @@ impl EalInner {
         }
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: pools are never freed before the EAL is.
-        let out: u32 = pools
-            .iter()
-            .map(|pool| unsafe { sys::rte_mempool_in_use_count(pool.0.as_ptr()) })
-            .sum();
+        let out: u32 = pools.iter().map(|pool| unsafe { sys::rte_mempool_in_use_count(pool.0.as_ptr()) }).sum();
         (out > 0).then(|| format!("{out} packets are out of their pools"))
     }
 }
@@ -324,9 +292,7 @@ pub fn runtime_dir() -> Option<PathBuf> {
 /// DPDK's version as it names itself, e.g. `DPDK 22.11.11`.
 pub fn dpdk_version() -> String {
     // SAFETY: returns a static string; needs no EAL.
-    unsafe { CStr::from_ptr(sys::rte_version()) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(sys::rte_version()) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -345,12 +311,7 @@ mod tests {
 
     #[test]
     fn without_pci_devices_none_is_probed() {
-        let mut args = EalArgs {
-            main_core: Some(3),
-            no_huge: true,
-            memory_mb: Some(64),
-            ..EalArgs::new("p")
-        };
+        let mut args = EalArgs { main_core: Some(3), no_huge: true, memory_mb: Some(64), ..EalArgs::new("p") };
         assert!(args.to_arguments().contains(&"--no-pci".to_owned()));
         args.add_device("0000:3b:00.0");
         args.add_device("net_null0,size=64");

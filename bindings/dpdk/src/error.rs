@@ -11,9 +11,7 @@ pub enum Error {
     #[error("DPDK was already initialised in this process")]
     AlreadyInitialised,
     /// The EAL did not start; its own log, on stderr, has the details.
-    #[error(
-        "DPDK did not start ({message}); its log on stderr has the details. Arguments: {arguments}"
-    )]
+    #[error("DPDK did not start ({message}); its log on stderr has the details. Arguments: {arguments}")]
     Init {
         /// DPDK's words for its errno.
         message: String,
@@ -110,27 +108,14 @@ impl From<NulError> for Error {
 impl Error {
     /// From a function that returns a negative errno.
     pub(crate) fn from_return(call: &'static str, subject: &str, returned: i32) -> Self {
-        let errno = if returned == -1 {
-            last_errno()
-        } else {
-            returned.saturating_neg()
-        };
-        Self::Dpdk {
-            call,
-            subject: subject.to_owned(),
-            errno,
-            message: words(errno),
-        }
+        let errno = if returned == -1 { last_errno() } else { returned.saturating_neg() };
+        Self::Dpdk { call, subject: subject.to_owned(), errno, message: words(errno) }
     }
 }
 
 /// `Ok` for zero and above, else [`Error::Dpdk`].
 pub(crate) fn check(call: &'static str, subject: &str, returned: i32) -> Result<(), Error> {
-    if returned < 0 {
-        Err(Error::from_return(call, subject, returned))
-    } else {
-        Ok(())
-    }
+    if returned < 0 { Err(Error::from_return(call, subject, returned)) } else { Ok(()) }
 }
 
 /// `rte_errno` of this thread.
@@ -143,7 +128,5 @@ pub(crate) fn last_errno() -> i32 {
 pub(crate) fn words(errno: i32) -> String {
     // SAFETY: rte_strerror accepts any number and returns a NUL-terminated string in storage of the
     // calling thread (or a literal), valid until its next call on this thread; it is copied at once.
-    unsafe { CStr::from_ptr(sys::rte_strerror(errno)) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(sys::rte_strerror(errno)) }.to_string_lossy().into_owned()
 }

@@ -33,9 +33,7 @@ mod queue;
 mod rss;
 
 pub use burst::{MbufArray, free_all};
-pub use eal::{
-    Eal, EalArgs, ThreadGuard, dpdk_version, log_to_stderr, runtime_dir, ticks, ticks_per_second,
-};
+pub use eal::{Eal, EalArgs, ThreadGuard, dpdk_version, log_to_stderr, runtime_dir, ticks, ticks_per_second};
 pub use error::Error;
 pub use mbuf::{Checksum, Mbuf, Segments};
 pub use pool::{Mempool, PoolConfig};

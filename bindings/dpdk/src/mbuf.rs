@@ -74,13 +74,7 @@ impl Mbuf {
     unsafe fn field<T: Copy>(&self, offset: u32) -> T {
         // SAFETY: the head is valid while we own it; the caller vouches for offset and type, and DPDK
         // aligns its fields naturally.
-        unsafe {
-            self.raw
-                .as_ptr()
-                .byte_add(offset as usize)
-                .cast::<T>()
-                .read()
-        }
+        unsafe { self.raw.as_ptr().byte_add(offset as usize).cast::<T>().read() }
     }
 
     /// Bytes of the first segment.
@@ -116,9 +110,7 @@ impl Mbuf {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                self.start().cast::<i8>(),
-            );
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.start().cast::<i8>());
         }
     }
 
@@ -128,9 +120,7 @@ impl Mbuf {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect but on caches, whatever the address.
         unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                self.raw.as_ptr().cast::<i8>(),
-            );
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.raw.as_ptr().cast::<i8>());
         }
     }
 
@@ -169,10 +159,7 @@ impl Mbuf {
 
     /// The packet's bytes, segment by segment.
     pub fn segments(&self) -> Segments<'_> {
-        Segments {
-            next: self.raw.as_ptr(),
-            _packet: PhantomData,
-        }
+        Segments { next: self.raw.as_ptr(), _packet: PhantomData }
     }
 
     /// A copy in another pool, metadata included; `None` when that is exhausted. It has more segments
@@ -180,8 +167,7 @@ impl Mbuf {
     pub fn copy_into(&self, pool: &Mempool) -> Option<Self> {
         // SAFETY: the chain is valid, and only read; the pool is alive. The copy is ours alone, and
         // direct, as rte_pktmbuf_copy copies data.
-        let raw =
-            unsafe { sys::rte_pktmbuf_copy(self.raw.as_ptr(), pool.raw.as_ptr(), 0, u32::MAX) };
+        let raw = unsafe { sys::rte_pktmbuf_copy(self.raw.as_ptr(), pool.raw.as_ptr(), 0, u32::MAX) };
         NonNull::new(raw).map(|raw| Self { raw })
     }
 
@@ -206,9 +192,8 @@ impl Mbuf {
         // SAFETY: the chain is valid and ours.
         let start = unsafe { sys::shim_rte_pktmbuf_prepend(self.raw.as_ptr(), len) };
         // SAFETY: non-null, it is the start of the first segment, which begins with `len` new bytes.
-        NonNull::new(start).map(|start| unsafe {
-            std::slice::from_raw_parts_mut(start.as_ptr().cast(), usize::from(len))
-        })
+        NonNull::new(start)
+            .map(|start| unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), usize::from(len)) })
     }
 
     /// Makes the packet `len` bytes longer at its end (of the last segment) and returns them, their
@@ -218,9 +203,8 @@ impl Mbuf {
         // SAFETY: the chain is valid and ours.
         let start = unsafe { sys::shim_rte_pktmbuf_append(self.raw.as_ptr(), len) };
         // SAFETY: non-null, it is the start of `len` new bytes at the end of the last segment.
-        NonNull::new(start).map(|start| unsafe {
-            std::slice::from_raw_parts_mut(start.as_ptr().cast(), usize::from(len))
-        })
+        NonNull::new(start)
+            .map(|start| unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), usize::from(len)) })
     }
 
     /// Removes `len` bytes from the front. `false`, and nothing changed, if the first segment is shorter.

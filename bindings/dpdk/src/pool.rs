@@ -66,8 +66,7 @@ impl PoolConfig {
     fn bytes_per_packet(&self, huge_pages: bool) -> u64 {
         let element = MBUF_BYTES + u32::from(self.buffer_bytes);
         // SAFETY: pure arithmetic; a null third argument means no details are wanted.
-        let object =
-            unsafe { sys::rte_mempool_calc_obj_size(element, 0, std::ptr::null_mut()) } as usize;
+        let object = unsafe { sys::rte_mempool_calc_obj_size(element, 0, std::ptr::null_mut()) } as usize;
         let ring_slot = size_of::<usize>() * 2;
         let occupied = if huge_pages {
             object
@@ -104,51 +103,25 @@ impl Mempool {
     ///
     /// [`Error::Pool`] when memory is short, the name taken or the cache too large.
     pub fn new(eal: &Eal, config: &PoolConfig) -> Result<Self, Error> {
-        let refuse = |reason: String| Error::Pool {
-            name: config.name.clone(),
-            reason,
-        };
+        let refuse = |reason: String| Error::Pool { name: config.name.clone(), reason };
         if config.packets == 0 {
             return Err(refuse("no room for a single packet".to_owned()));
         }
         if config.buffer_bytes <= HEADROOM_BYTES {
-            return Err(refuse(format!(
-                "buffers of {} bytes have only headroom",
-                config.buffer_bytes
-            )));
+            return Err(refuse(format!("buffers of {} bytes have only headroom", config.buffer_bytes)));
         }
         let name = CString::new(config.name.as_str())?;
         let node = config.numa_node.map_or(-1, i32::from);
         // SAFETY: the EAL is initialised, `name` is a C string; DPDK checks the numbers.
         let raw = unsafe {
-            sys::rte_pktmbuf_pool_create(
-                name.as_ptr(),
-                config.packets,
-                config.cache,
-                0,
-                config.buffer_bytes,
-                node,
-            )
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), config.packets, config.cache, 0, config.buffer_bytes, node)
         };
         let raw = NonNull::new(raw).ok_or_else(|| {
-            refuse(format!(
-                "{} packets of {} bytes: {}",
-                config.packets,
-                config.buffer_bytes,
-                words(last_errno())
-            ))
+            refuse(format!("{} packets of {} bytes: {}", config.packets, config.buffer_bytes, words(last_errno())))
         })?;
-        eal.inner
-            .pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(PoolPointer(raw));
+        eal.inner.pools.lock().unwrap_or_else(PoisonError::into_inner).push(PoolPointer(raw));
         let data_bytes = config.buffer_bytes.saturating_sub(HEADROOM_BYTES);
-        Ok(Self {
-            raw,
-            data_bytes,
-            _eal: Arc::clone(&eal.inner),
-        })
+        Ok(Self { raw, data_bytes, _eal: Arc::clone(&eal.inner) })
     }
 
     /// An empty packet with 128 bytes of headroom, or `None` when the pool is exhausted.
@@ -164,9 +137,7 @@ impl Mempool {
     /// one buffer.
     pub fn copy_of(&self, frame: &[u8]) -> Option<Mbuf> {
         let mut packet = self.take()?;
-        packet
-            .append(u16::try_from(frame.len()).ok()?)?
-            .copy_from_slice(frame);
+        packet.append(u16::try_from(frame.len()).ok()?)?.copy_from_slice(frame);
         Some(packet)
     }
 
@@ -181,13 +152,7 @@ impl Mempool {
         // transparent over NonNull), so `slots` is a writable array of `count` mbuf pointers; all of
         // them are written on success and none on failure.
         count == 0
-            || unsafe {
-                sys::shim_rte_pktmbuf_alloc_bulk(
-                    self.raw.as_ptr(),
-                    slots.as_mut_ptr().cast(),
-                    count,
-                ) == 0
-            }
+            || unsafe { sys::shim_rte_pktmbuf_alloc_bulk(self.raw.as_ptr(), slots.as_mut_ptr().cast(), count) == 0 }
     }
 
     /// Packets that can be taken now. Counts all caches: for display and tests, not for the fast path.

@@ -180,26 +180,15 @@ impl Port {
                 let arguments = CString::new(device)?;
                 // SAFETY: the EAL is initialised; the driver copies the string.
                 let returned = unsafe { sys::rte_dev_probe(arguments.as_ptr()) };
-                let refuse = |errno: i32| Error::NoSuchPort {
-                    device: device.to_owned(),
-                    message: words(errno),
-                };
+                let refuse = |errno: i32| Error::NoSuchPort { device: device.to_owned(), message: words(errno) };
                 if returned < 0 {
                     return Err(refuse(returned.saturating_neg()));
                 }
                 port_by_name(&name).ok_or_else(|| refuse(libc::ENODEV))?
             }
         };
-        if !eal
-            .inner
-            .open_ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id)
-        {
-            return Err(Error::AlreadyOpen {
-                device: device.to_owned(),
-            });
+        if !eal.inner.open_ports.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            return Err(Error::AlreadyOpen { device: device.to_owned() });
         }
         Ok(Self {
             open: Arc::new(OpenPort {
@@ -234,9 +223,7 @@ impl Port {
             String::new()
         } else {
             // SAFETY: non-null, it is a static string of the driver.
-            unsafe { CStr::from_ptr(info.driver_name) }
-                .to_string_lossy()
-                .into_owned()
+            unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
         };
         Ok(PortInfo {
             driver,
@@ -283,19 +270,14 @@ impl Port {
             self.add_rss(rss, &info, &mut conf, &mut key)?;
         }
 
-        let (mut rx_descriptors, mut tx_descriptors) =
-            (config.rx_descriptors, config.tx_descriptors);
+        let (mut rx_descriptors, mut tx_descriptors) = (config.rx_descriptors, config.tx_descriptors);
         let id = self.open.id.0;
         // SAFETY: the port exists and is stopped, and no other thread controls it; `conf`, the key it
         // points to and the two counts outlive the calls.
         let (configured, adjusted) = unsafe {
             (
                 sys::rte_eth_dev_configure(id, config.rx_queues, config.tx_queues, &raw const conf),
-                sys::rte_eth_dev_adjust_nb_rx_tx_desc(
-                    id,
-                    &raw mut rx_descriptors,
-                    &raw mut tx_descriptors,
-                ),
+                sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx_descriptors, &raw mut tx_descriptors),
             )
         };
         self.check("rte_eth_dev_configure", configured)?;
@@ -308,38 +290,18 @@ impl Port {
             // SAFETY: the port is configured with that many queues; null asks for the driver's default
             // thresholds; the pool lives as long as the EAL, and so longer than the port.
             let returned = unsafe {
-                sys::rte_eth_rx_queue_setup(
-                    id,
-                    queue,
-                    rx_descriptors,
-                    node,
-                    std::ptr::null(),
-                    pool.raw.as_ptr(),
-                )
+                sys::rte_eth_rx_queue_setup(id, queue, rx_descriptors, node, std::ptr::null(), pool.raw.as_ptr())
             };
             self.check("rte_eth_rx_queue_setup", returned)?;
         }
         for queue in 0..config.tx_queues {
             // SAFETY: as above.
-            let returned = unsafe {
-                sys::rte_eth_tx_queue_setup(id, queue, tx_descriptors, node, std::ptr::null())
-            };
+            let returned = unsafe { sys::rte_eth_tx_queue_setup(id, queue, tx_descriptors, node, std::ptr::null()) };
             self.check("rte_eth_tx_queue_setup", returned)?;
         }
-        let mac_override = config
-            .mac
-            .map(|mac| self.set_mac(mac))
-            .transpose()?
-            .flatten();
-        self.set_filters(
-            config.promiscuous || mac_override.is_some(),
-            config.all_multicast,
-        )?;
-        self.configured = Some(Configured {
-            rx_queues: config.rx_queues,
-            tx_queues: config.tx_queues,
-            mac_override,
-        });
+        let mac_override = config.mac.map(|mac| self.set_mac(mac)).transpose()?.flatten();
+        self.set_filters(config.promiscuous || mac_override.is_some(), config.all_multicast)?;
+        self.configured = Some(Configured { rx_queues: config.rx_queues, tx_queues: config.tx_queues, mac_override });
         Ok(())
     }
 
@@ -360,12 +322,8 @@ impl Port {
         self.check("rte_eth_dev_start", returned)?;
         self.open.started.store(true, Ordering::Release);
         Ok(Queues {
-            rx: (0..configured.rx_queues)
-                .map(|queue| RxQueue::new(Arc::clone(&self.open), queue))
-                .collect(),
-            tx: (0..configured.tx_queues)
-                .map(|queue| TxQueue::new(Arc::clone(&self.open), queue))
-                .collect(),
+            rx: (0..configured.rx_queues).map(|queue| RxQueue::new(Arc::clone(&self.open), queue)).collect(),
+            tx: (0..configured.tx_queues).map(|queue| TxQueue::new(Arc::clone(&self.open), queue)).collect(),
         })
     }
 
@@ -404,11 +362,7 @@ impl Port {
     ///
     /// When the device is gone.
     pub fn mac(&self) -> Result<[u8; 6], Error> {
-        if let Some(mac) = self
-            .configured
-            .as_ref()
-            .and_then(|configured| configured.mac_override)
-        {
+        if let Some(mac) = self.configured.as_ref().and_then(|configured| configured.mac_override) {
             return Ok(mac);
         }
         let mut address = sys::rte_ether_addr::default();
@@ -441,8 +395,7 @@ impl Port {
         // SAFETY: `link` is writable.
         let returned = unsafe { sys::rte_eth_link_get_nowait(self.open.id.0, &raw mut link) };
         self.check("rte_eth_link_get_nowait", returned)?;
-        let known = ![sys::RTE_ETH_SPEED_NUM_NONE, sys::RTE_ETH_SPEED_NUM_UNKNOWN]
-            .contains(&link.link_speed);
+        let known = ![sys::RTE_ETH_SPEED_NUM_NONE, sys::RTE_ETH_SPEED_NUM_UNKNOWN].contains(&link.link_speed);
         Ok(Link {
             is_up: u32::from(link.link_status()) == sys::RTE_ETH_LINK_UP,
             speed_mbps: known.then_some(link.link_speed),
@@ -491,22 +444,15 @@ impl Port {
     pub fn rss(&self) -> Result<(RssHash, Vec<u8>), Error> {
         // Longer than any key: drivers write their own length, not ours.
         let mut key = vec![0; usize::from(u8::MAX)];
-        let mut conf = sys::rte_eth_rss_conf {
-            rss_key: key.as_mut_ptr(),
-            rss_key_len: u8::MAX,
-            ..Default::default()
-        };
+        let mut conf =
+            sys::rte_eth_rss_conf { rss_key: key.as_mut_ptr(), rss_key_len: u8::MAX, ..Default::default() };
         // SAFETY: `conf` is writable and points to as many bytes as it says.
         let returned = unsafe { sys::rte_eth_dev_rss_hash_conf_get(self.open.id.0, &raw mut conf) };
         self.check("rte_eth_dev_rss_hash_conf_get", returned)?;
         let said = usize::from(conf.rss_key_len);
         let listed = key_len(&self.raw_info()?);
         // Drivers that leave the length alone mean the one they list.
-        key.truncate(if said == usize::from(u8::MAX) {
-            listed
-        } else {
-            said
-        });
+        key.truncate(if said == usize::from(u8::MAX) { listed } else { said });
         Ok((RssHash(conf.rss_hf), key))
     }
 
@@ -517,10 +463,7 @@ impl Port {
     /// [`Error::Dpdk`] where the driver cannot.
     pub fn set_rss(&mut self, hash: RssHash, key: Option<&[u8]>) -> Result<(), Error> {
         let info = self.raw_info()?;
-        let mut conf = sys::rte_eth_rss_conf {
-            rss_hf: hash.0,
-            ..Default::default()
-        };
+        let mut conf = sys::rte_eth_rss_conf { rss_hf: hash.0, ..Default::default() };
         let mut buffer = Vec::new();
         if let Some(key) = key {
             self.add_key(key, &info, &mut conf, &mut buffer)?;
@@ -539,14 +482,9 @@ impl Port {
         let len = self.table_len()?;
         let mut groups = self.table_groups(len, |_| 0);
         // SAFETY: `groups` is a writable array that covers `len` entries.
-        let returned =
-            unsafe { sys::rte_eth_dev_rss_reta_query(self.open.id.0, groups.as_mut_ptr(), len) };
+        let returned = unsafe { sys::rte_eth_dev_rss_reta_query(self.open.id.0, groups.as_mut_ptr(), len) };
         self.check("rte_eth_dev_rss_reta_query", returned)?;
-        Ok(groups
-            .iter()
-            .flat_map(|group| group.reta)
-            .take(usize::from(len))
-            .collect())
+        Ok(groups.iter().flat_map(|group| group.reta).take(usize::from(len)).collect())
     }
 
     /// Replaces the redirection table of a started port.
@@ -556,22 +494,16 @@ impl Port {
     /// [`Error::Rss`] when `queues` has not its length or names a queue there is not; [`Error::Dpdk`].
     pub fn set_redirection_table(&mut self, queues: &[u16]) -> Result<(), Error> {
         let len = self.table_len()?;
-        let configured = self
-            .configured
-            .as_ref()
-            .map_or(0, |configured| configured.rx_queues);
+        let configured = self.configured.as_ref().map_or(0, |configured| configured.rx_queues);
         if queues.len() != usize::from(len) {
-            return Err(
-                self.rss_error(format!("the table has {len} entries, not {}", queues.len()))
-            );
+            return Err(self.rss_error(format!("the table has {len} entries, not {}", queues.len())));
         }
         if let Some(queue) = queues.iter().find(|&&queue| queue >= configured) {
             return Err(self.rss_error(format!("there is no queue {queue}, only {configured}")));
         }
         let mut groups = self.table_groups(len, |entry| queues.get(entry).copied().unwrap_or(0));
         // SAFETY: as in `redirection_table`.
-        let returned =
-            unsafe { sys::rte_eth_dev_rss_reta_update(self.open.id.0, groups.as_mut_ptr(), len) };
+        let returned = unsafe { sys::rte_eth_dev_rss_reta_update(self.open.id.0, groups.as_mut_ptr(), len) };
         self.check("rte_eth_dev_rss_reta_update", returned)
     }
 
@@ -584,11 +516,7 @@ impl Port {
 
     /// DPDK's form of a table: groups of 64 entries, each with a mask of those meant.
     #[allow(clippy::unused_self)]
-    fn table_groups(
-        &self,
-        len: u16,
-        queue_of: impl Fn(usize) -> u16,
-    ) -> Vec<sys::rte_eth_rss_reta_entry64> {
+    fn table_groups(&self, len: u16, queue_of: impl Fn(usize) -> u16) -> Vec<sys::rte_eth_rss_reta_entry64> {
         const GROUP: usize = sys::RTE_ETH_RETA_GROUP_SIZE as usize;
         (0..usize::from(len))
             .step_by(GROUP)
@@ -612,10 +540,7 @@ impl Port {
     ) -> Result<(), Error> {
         let able = RssHash(info.flow_type_rss_offloads);
         if rss.exact && !able.contains(rss.hash) {
-            return Err(self.rss_error(format!(
-                "it can hash {:#x}, not all of {:#x}",
-                able.0, rss.hash.0
-            )));
+            return Err(self.rss_error(format!("it can hash {:#x}, not all of {:#x}", able.0, rss.hash.0)));
         }
         let hash = able & rss.hash;
         if hash.is_empty() {
@@ -654,8 +579,7 @@ impl Port {
     fn set_mac(&self, mac: [u8; 6]) -> Result<Option<[u8; 6]>, Error> {
         let mut address = sys::rte_ether_addr { addr_bytes: mac };
         // SAFETY: the port exists; the address outlives the call.
-        let returned =
-            unsafe { sys::rte_eth_dev_default_mac_addr_set(self.open.id.0, &raw mut address) };
+        let returned = unsafe { sys::rte_eth_dev_default_mac_addr_set(self.open.id.0, &raw mut address) };
         if returned == -libc::ENOTSUP {
             return Ok(Some(mac));
         }
@@ -668,22 +592,14 @@ impl Port {
         let id = self.open.id.0;
         // SAFETY: the port exists.
         let returned = unsafe {
-            if promiscuous {
-                sys::rte_eth_promiscuous_enable(id)
-            } else {
-                sys::rte_eth_promiscuous_disable(id)
-            }
+            if promiscuous { sys::rte_eth_promiscuous_enable(id) } else { sys::rte_eth_promiscuous_disable(id) }
         };
         if returned != -libc::ENOTSUP {
             self.check("rte_eth_promiscuous_enable", returned)?;
         }
         // SAFETY: the port exists.
         let returned = unsafe {
-            if all_multicast {
-                sys::rte_eth_allmulticast_enable(id)
-            } else {
-                sys::rte_eth_allmulticast_disable(id)
-            }
+            if all_multicast { sys::rte_eth_allmulticast_enable(id) } else { sys::rte_eth_allmulticast_disable(id) }
         };
         if returned != -libc::ENOTSUP {
             self.check("rte_eth_allmulticast_enable", returned)?;
@@ -708,41 +624,23 @@ impl Port {
     fn expect_unshared(&mut self) -> Result<(), Error> {
         match Arc::get_mut(&mut self.open) {
             Some(_) => Ok(()),
-            None => Err(Error::QueuesInUse {
-                device: self.open.device.clone(),
-            }),
+            None => Err(Error::QueuesInUse { device: self.open.device.clone() }),
         }
     }
 
-    fn expect_queues(
-        &self,
-        direction: &'static str,
-        wanted: u16,
-        available: u16,
-    ) -> Result<(), Error> {
+    fn expect_queues(&self, direction: &'static str, wanted: u16, available: u16) -> Result<(), Error> {
         if wanted > available {
-            return Err(Error::TooFewQueues {
-                device: self.open.device.clone(),
-                direction,
-                wanted,
-                available,
-            });
+            return Err(Error::TooFewQueues { device: self.open.device.clone(), direction, wanted, available });
         }
         Ok(())
     }
 
     fn wrong_state(&self, needed: &'static str) -> Error {
-        Error::WrongState {
-            device: self.open.device.clone(),
-            needed,
-        }
+        Error::WrongState { device: self.open.device.clone(), needed }
     }
 
     fn rss_error(&self, reason: String) -> Error {
-        Error::Rss {
-            device: self.open.device.clone(),
-            reason,
-        }
+        Error::Rss { device: self.open.device.clone(), reason }
     }
 
     fn check(&self, call: &'static str, returned: i32) -> Result<(), Error> {
@@ -765,21 +663,13 @@ impl Drop for OpenPort {
                 sys::rte_dev_remove(info.device);
             }
         }
-        self.eal
-            .open_ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id.0);
+        self.eal.open_ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id.0);
     }
 }
 
 /// Bytes of a device's key; those that list none (`net_null`) read DPDK's traditional 40.
 fn key_len(info: &sys::rte_eth_dev_info) -> usize {
-    if info.hash_key_size == 0 {
-        40
-    } else {
-        usize::from(info.hash_key_size)
-    }
+    if info.hash_key_size == 0 { 40 } else { usize::from(info.hash_key_size) }
 }
 
 fn port_by_name(name: &CStr) -> Option<u16> {
@@ -793,9 +683,7 @@ fn wanted_rx_offloads(config: &PortConfig, pool: &Mempool) -> u64 {
     // Ethernet header, two VLAN tags and FCS beyond the MTU.
     const LINK_BYTES: u32 = 14 + 2 * 4 + 4;
     let mut wanted = sys::RTE_ETH_RX_OFFLOAD_SCATTER
-        * u64::from(
-            u32::from(config.mtu.unwrap_or(1500)) + LINK_BYTES > u32::from(pool.data_bytes()),
-        );
+        * u64::from(u32::from(config.mtu.unwrap_or(1500)) + LINK_BYTES > u32::from(pool.data_bytes()));
     if config.rx_checksum {
         wanted |= sys::RTE_ETH_RX_OFFLOAD_IPV4_CKSUM
             | sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM

@@ -53,8 +53,7 @@ impl RxQueue {
         // with a packet whose ownership passes to us. `&mut self` keeps this the only call in flight on
         // the queue, as rte_eth_rx_burst demands; the port is started as long as the queue exists.
         unsafe {
-            let got =
-                sys::shim_rte_eth_rx_burst(self.port.id.0, self.queue, burst.free_ptr(), room);
+            let got = sys::shim_rte_eth_rx_burst(self.port.id.0, self.queue, burst.free_ptr(), room);
             burst.commit(usize::from(got));
             usize::from(got)
         }
@@ -110,8 +109,7 @@ impl TxQueue {
         // SAFETY: `raw_ptr` points to `count` packets of ours; DPDK takes over the first ones, as many
         // as it returns. `&mut self` keeps this the only call in flight on the queue.
         unsafe {
-            let sent =
-                sys::shim_rte_eth_tx_burst(self.port.id.0, self.queue, burst.raw_ptr(), count);
+            let sent = sys::shim_rte_eth_tx_burst(self.port.id.0, self.queue, burst.raw_ptr(), count);
             burst.forget_first(usize::from(sent));
             usize::from(sent)
         }
@@ -126,14 +124,8 @@ impl TxQueue {
     pub fn send_one(&mut self, packet: Mbuf) -> Result<(), Mbuf> {
         let mut raw = packet.into_raw();
         // SAFETY: `raw` is one packet of ours, NonNull being a plain pointer; see `send`.
-        let sent = unsafe {
-            sys::shim_rte_eth_tx_burst(
-                self.port.id.0,
-                self.queue,
-                std::ptr::from_mut(&mut raw).cast(),
-                1,
-            )
-        };
+        let sent =
+            unsafe { sys::shim_rte_eth_tx_burst(self.port.id.0, self.queue, std::ptr::from_mut(&mut raw).cast(), 1) };
         if sent == 1 {
             return Ok(());
         }

@@ -45,9 +45,8 @@ impl RssHash {
     pub const L4_DST_ONLY: Self = Self(sys::RTE_ETH_RSS_L4_DST_ONLY);
 
     /// Everything DPDK counts as IP, TCP, UDP and SCTP.
-    pub const ALL_IP: Self = Self(
-        sys::RTE_ETH_RSS_IP | sys::RTE_ETH_RSS_TCP | sys::RTE_ETH_RSS_UDP | sys::RTE_ETH_RSS_SCTP,
-    );
+    pub const ALL_IP: Self =
+        Self(sys::RTE_ETH_RSS_IP | sys::RTE_ETH_RSS_TCP | sys::RTE_ETH_RSS_UDP | sys::RTE_ETH_RSS_SCTP);
 
     /// Whether all of `other` is in here.
     pub const fn contains(self, other: Self) -> bool {
@@ -100,10 +99,6 @@ pub struct RssConfig {
 
 impl Default for RssConfig {
     fn default() -> Self {
-        Self {
-            hash: RssHash::ALL_IP,
-            key: None,
-            exact: false,
-        }
+        Self { hash: RssHash::ALL_IP, key: None, exact: false }
     }
 }

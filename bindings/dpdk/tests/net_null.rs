@@ -2,17 +2,12 @@
 
 mod common;
 
-use erhu_dpdk::{
-    Eal, EalArgs, Error, MbufArray, PoolConfig, Port, PortConfig, RssConfig, RssHash, free_all,
-};
+use erhu_dpdk::{Eal, EalArgs, Error, MbufArray, PoolConfig, Port, PortConfig, RssConfig, RssHash, free_all};
 
 #[test]
 fn null_port_and_packet_memory() {
     let eal = common::eal("null");
-    assert_eq!(
-        Eal::init(&EalArgs::new("again")).err(),
-        Some(Error::AlreadyInitialised)
-    );
+    assert_eq!(Eal::init(&EalArgs::new("again")).err(), Some(Error::AlreadyInitialised));
     let pool = common::pool(&eal);
 
     a_packet_grows_and_shrinks_at_both_ends(&pool);
@@ -30,14 +25,8 @@ fn null_port_and_packet_memory() {
 fn a_packet_grows_and_shrinks_at_both_ends(pool: &erhu_dpdk::Mempool) {
     let mut packet = pool.take().expect("the pool is full");
     assert!(packet.is_empty() && packet.is_contiguous());
-    packet
-        .append(4)
-        .expect("there is room")
-        .copy_from_slice(b"data");
-    packet
-        .prepend(6)
-        .expect("there is headroom")
-        .copy_from_slice(b"header");
+    packet.append(4).expect("there is room").copy_from_slice(b"data");
+    packet.prepend(6).expect("there is headroom").copy_from_slice(b"header");
     assert_eq!(packet.data(), b"headerdata");
     assert!(packet.adj(4) && packet.trim(2));
     assert_eq!((packet.data(), packet.len()), (&b"erda"[..], 4));
@@ -62,29 +51,16 @@ fn a_packet_grows_and_shrinks_at_both_ends(pool: &erhu_dpdk::Mempool) {
 fn an_array_keeps_order_and_frees_what_it_holds(pool: &erhu_dpdk::Mempool) {
     let mut array = MbufArray::<4>::new();
     for fill in 0..4 {
-        array
-            .push(
-                pool.copy_of(&common::frame(fill, 60))
-                    .expect("the pool has packets"),
-            )
-            .expect("room");
+        array.push(pool.copy_of(&common::frame(fill, 60)).expect("the pool has packets")).expect("room");
     }
     assert!(array.is_full());
-    assert!(
-        array
-            .push(pool.take().expect("the pool has packets"))
-            .is_err()
-    );
+    assert!(array.push(pool.take().expect("the pool has packets")).is_err());
     assert_eq!(array.pop().expect("four are in it").data()[20], 3);
     let mut drained = array.drain();
     assert_eq!(drained.len(), 3);
     assert_eq!(drained.next().expect("three are in it").data()[20], 0);
     drop(drained);
-    assert_eq!(
-        pool.in_use(),
-        0,
-        "what was not taken from the drain is freed"
-    );
+    assert_eq!(pool.in_use(), 0, "what was not taken from the drain is freed");
 
     let mut slots = [const { None }; 8];
     assert!(pool.take_bulk(&mut slots));
@@ -99,43 +75,23 @@ fn a_pool_fits_the_memory_it_is_given(eal: &Eal) {
     assert!((1500..3600).contains(&config.packets), "{config:?}");
     let sized = eal.pool(&config).expect("8 MiB of the 64");
     assert_eq!(sized.available(), config.packets);
-    assert!(
-        matches!(eal.pool(&config), Err(Error::Pool { .. })),
-        "the name is taken"
-    );
+    assert!(matches!(eal.pool(&config), Err(Error::Pool { .. })), "the name is taken");
     let too_large = PoolConfig::from_memory(eal, "too large", 1 << 30);
     assert!(matches!(eal.pool(&too_large), Err(Error::Pool { .. })));
 }
 
 fn an_unknown_port_is_refused_by_name(eal: &Eal) {
-    let error = Port::open(eal, "net_nonsense0,a=b")
-        .err()
-        .expect("there is no such driver")
-        .to_string();
+    let error = Port::open(eal, "net_nonsense0,a=b").err().expect("there is no such driver").to_string();
     assert!(error.contains("net_nonsense0,a=b"), "{error}");
 }
 
 fn two_workers_poll_their_own_queue(eal: &Eal, pool: &erhu_dpdk::Mempool) {
     let mut port = Port::open(eal, "net_null0,size=128,copy=1").expect("the driver is installed");
-    assert!(matches!(
-        Port::open(eal, "net_null0"),
-        Err(Error::AlreadyOpen { .. })
-    ));
+    assert!(matches!(Port::open(eal, "net_null0"), Err(Error::AlreadyOpen { .. })));
     assert!(matches!(port.start(), Err(Error::WrongState { .. })));
-    let config = PortConfig {
-        rx_queues: 2,
-        tx_queues: 2,
-        mac: Some([2, 0, 0, 0, 0, 9]),
-        ..PortConfig::default()
-    };
-    let too_many = PortConfig {
-        rx_queues: u16::MAX,
-        ..config.clone()
-    };
-    assert!(matches!(
-        port.configure(&too_many, pool),
-        Err(Error::TooFewQueues { .. })
-    ));
+    let config = PortConfig { rx_queues: 2, tx_queues: 2, mac: Some([2, 0, 0, 0, 0, 9]), ..PortConfig::default() };
+    let too_many = PortConfig { rx_queues: u16::MAX, ..config.clone() };
+    assert!(matches!(port.configure(&too_many, pool), Err(Error::TooFewQueues { .. })));
     port.configure(&config, pool).expect("two queues");
     assert_eq!(port.mac().expect("it has one"), [2, 0, 0, 0, 0, 9]);
     let queues = port.start().expect("configured");
@@ -165,63 +121,31 @@ fn two_workers_poll_their_own_queue(eal: &Eal, pool: &erhu_dpdk::Mempool) {
         worker.join().expect("the worker did not panic");
     }
     let stats = port.stats().expect("it counts");
-    assert!(
-        stats.rx_packets >= 20_000 && stats.tx_packets >= 20_000,
-        "{stats:?}"
-    );
+    assert!(stats.rx_packets >= 20_000 && stats.tx_packets >= 20_000, "{stats:?}");
     port.stop().expect("the queues are gone");
     port.close().expect("stopped");
 }
 
 fn rss_is_read_back(eal: &Eal, pool: &erhu_dpdk::Mempool) {
     let mut port = Port::open(eal, "net_null0,size=64").expect("a closed vdev can be made anew");
-    let rss = port
-        .info()
-        .expect("it is there")
-        .rss
-        .expect("net_null pretends to scale");
-    assert!(
-        rss.hash.contains(RssHash::IPV4_UDP) && rss.table_len > 0,
-        "{rss:?}"
-    );
+    let rss = port.info().expect("it is there").rss.expect("net_null pretends to scale");
+    assert!(rss.hash.contains(RssHash::IPV4_UDP) && rss.table_len > 0, "{rss:?}");
     let key: Vec<u8> = (0..rss.key_len).collect();
-    let wanted = RssConfig {
-        hash: RssHash::IPV4_UDP | RssHash::IPV4_TCP,
-        key: Some(key.clone()),
-        exact: true,
-    };
-    let config = PortConfig {
-        rx_queues: 2,
-        rss: Some(wanted),
-        ..PortConfig::default()
-    };
+    let wanted = RssConfig { hash: RssHash::IPV4_UDP | RssHash::IPV4_TCP, key: Some(key.clone()), exact: true };
+    let config = PortConfig { rx_queues: 2, rss: Some(wanted), ..PortConfig::default() };
     port.configure(&config, pool).expect("it can hash that");
     let queues = port.start().expect("configured");
-    port.set_rss(RssHash::IPV4_UDP | RssHash::IPV4_TCP, Some(&key))
-        .expect("it takes a key");
+    port.set_rss(RssHash::IPV4_UDP | RssHash::IPV4_TCP, Some(&key)).expect("it takes a key");
     let (hash, read) = port.rss().expect("it tells");
     assert!(hash.contains(RssHash::IPV4_UDP));
     assert_eq!(read, key);
     let table: Vec<u16> = (0..rss.table_len).map(|entry| entry % 2).collect();
-    port.set_redirection_table(&table)
-        .expect("both queues exist");
+    port.set_redirection_table(&table).expect("both queues exist");
     assert_eq!(port.redirection_table().expect("it tells"), table);
-    assert!(matches!(
-        port.set_redirection_table(&[0]),
-        Err(Error::Rss { .. })
-    ));
+    assert!(matches!(port.set_redirection_table(&[0]), Err(Error::Rss { .. })));
     drop(queues);
-    let short = RssConfig {
-        key: Some(vec![1, 2, 3]),
-        ..RssConfig::default()
-    };
-    let config = PortConfig {
-        rss: Some(short),
-        ..PortConfig::default()
-    };
+    let short = RssConfig { key: Some(vec![1, 2, 3]), ..RssConfig::default() };
+    let config = PortConfig { rss: Some(short), ..PortConfig::default() };
     port.stop().expect("the queues are gone");
-    assert!(matches!(
-        port.configure(&config, pool),
-        Err(Error::Rss { .. })
-    ));
+    assert!(matches!(port.configure(&config, pool), Err(Error::Rss { .. })));
 }

@@ -38,26 +38,15 @@ fn what_is_read_is_written() {
     std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
     let (input, output) = (folder.join("in.pcap"), folder.join("out.pcap"));
     // The last one is larger than a buffer: it arrives in several segments.
-    let frames: Vec<Vec<u8>> = (0..40)
-        .map(|n| common::frame(n, 60 + usize::from(n)))
-        .collect();
+    let frames: Vec<Vec<u8>> = (0..40).map(|n| common::frame(n, 60 + usize::from(n))).collect();
     let jumbo = common::frame(99, 5000);
-    std::fs::write(
-        &input,
-        pcap(&[frames.clone(), vec![jumbo.clone()]].concat()),
-    )
-    .expect("writable");
+    std::fs::write(&input, pcap(&[frames.clone(), vec![jumbo.clone()]].concat())).expect("writable");
 
     let eal = common::eal("pcap");
     let pool = common::pool(&eal);
-    let device = format!(
-        "net_pcap0,rx_pcap={},tx_pcap={}",
-        input.display(),
-        output.display()
-    );
+    let device = format!("net_pcap0,rx_pcap={},tx_pcap={}", input.display(), output.display());
     let mut port = Port::open(&eal, &device).expect("the driver is installed");
-    port.configure(&PortConfig::default(), &pool)
-        .expect("one queue each way");
+    port.configure(&PortConfig::default(), &pool).expect("one queue each way");
     let mut queues = port.start().expect("configured");
     let (rx, tx) = (&mut queues.rx[0], &mut queues.tx[0]);
 
@@ -76,10 +65,7 @@ fn what_is_read_is_written() {
     assert_eq!((stats.rx_packets, stats.tx_packets), (41, 41));
     drop((received, queues));
     port.close().expect("the queues are gone");
-    assert_eq!(
-        frames_of(&std::fs::read(&output).expect("written")),
-        [frames, vec![jumbo]].concat()
-    );
+    assert_eq!(frames_of(&std::fs::read(&output).expect("written")), [frames, vec![jumbo]].concat());
 
     assert_eq!(pool.in_use(), 0);
     drop(pool);

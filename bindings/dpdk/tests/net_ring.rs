@@ -9,8 +9,7 @@ fn a_full_ring_leaves_packets_with_the_sender() {
     let eal = common::eal("ring");
     let pool = common::pool(&eal);
     let mut port = Port::open(&eal, "net_ring0").expect("the driver is installed");
-    port.configure(&PortConfig::default(), &pool)
-        .expect("one queue each way");
+    port.configure(&PortConfig::default(), &pool).expect("one queue each way");
     let mut queues = port.start().expect("configured");
     let (rx, tx) = (&mut queues.rx[0], &mut queues.tx[0]);
 
@@ -18,9 +17,7 @@ fn a_full_ring_leaves_packets_with_the_sender() {
     let mut sent = 0_usize;
     let refused = loop {
         let number = u8::try_from(sent % 251).expect("below 251");
-        let packet = pool
-            .copy_of(&common::frame(number, 64))
-            .expect("the pool is larger than the ring");
+        let packet = pool.copy_of(&common::frame(number, 64)).expect("the pool is larger than the ring");
         match tx.send_one(packet) {
             Ok(()) => sent += 1,
             Err(packet) => break packet,
@@ -36,13 +33,7 @@ fn a_full_ring_leaves_packets_with_the_sender() {
     for (number, packet) in received.iter().enumerate() {
         assert_eq!(usize::from(packet.data()[20]), number);
     }
-    while burst
-        .push(
-            pool.copy_of(&common::frame(255, 64))
-                .expect("the pool is larger than the ring"),
-        )
-        .is_ok()
-    {}
+    while burst.push(pool.copy_of(&common::frame(255, 64)).expect("the pool is larger than the ring")).is_ok() {}
     let went = tx.send(&mut burst);
     assert_eq!(went, 32, "as many as the poll made room for");
     assert_eq!(burst.len(), 32);

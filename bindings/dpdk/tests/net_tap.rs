@@ -16,12 +16,9 @@ fn a_host_in_a_namespace_pings_through_a_tap() {
     let eal = common::eal("tap");
     let pool = common::pool(&eal);
     let name = format!("etap{}", std::process::id());
-    let mut port = Port::open(&eal, &format!("net_tap0,iface={name}"))
-        .expect("the driver is installed, /dev/net/tun there");
-    let config = PortConfig {
-        mac: Some([2, 0, 0, 0, 0, 1]),
-        ..PortConfig::default()
-    };
+    let mut port =
+        Port::open(&eal, &format!("net_tap0,iface={name}")).expect("the driver is installed, /dev/net/tun there");
+    let config = PortConfig { mac: Some([2, 0, 0, 0, 0, 1]), ..PortConfig::default() };
     port.configure(&config, &pool).expect("one queue each way");
     let mut queues = port.start().expect("configured");
     assert_eq!(port.mac().expect("it has one"), [2, 0, 0, 0, 0, 1]);
@@ -36,19 +33,7 @@ fn a_host_in_a_namespace_pings_through_a_tap() {
     inside(&["addr", "add", "192.0.2.2/24", "dev", &name]);
     inside(&["link", "set", &name, "up"]);
     let mut ping = Command::new("ip")
-        .args([
-            "netns",
-            "exec",
-            &name,
-            "ping",
-            "-c",
-            "5",
-            "-i",
-            "0.2",
-            "-W",
-            "2",
-            "192.0.2.1",
-        ])
+        .args(["netns", "exec", &name, "ping", "-c", "5", "-i", "0.2", "-W", "2", "192.0.2.1"])
         .spawn()
         .expect("ping is installed");
 
@@ -58,11 +43,7 @@ fn a_host_in_a_namespace_pings_through_a_tap() {
         queues.rx[0].poll(&mut burst);
         let mut answers = MbufArray::<32>::new();
         for mut packet in burst.drain() {
-            if common::answer(
-                packet.data_mut(),
-                [2, 0, 0, 0, 0, 1],
-                Ipv4Addr::new(192, 0, 2, 1),
-            ) {
+            if common::answer(packet.data_mut(), [2, 0, 0, 0, 0, 1], Ipv4Addr::new(192, 0, 2, 1)) {
                 answers.push(packet).expect("as many as came");
             }
         }

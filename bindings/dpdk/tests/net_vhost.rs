@@ -24,10 +24,9 @@ fn host() {
     let socket = std::env::temp_dir().join(format!("erhu-vhost-{}.sock", std::process::id()));
     let eal = common::eal("vhost");
     let pool = common::pool(&eal);
-    let mut port = Port::open(&eal, &format!("net_vhost0,iface={}", socket.display()))
-        .expect("the driver is installed");
-    port.configure(&PortConfig::default(), &pool)
-        .expect("one queue each way");
+    let mut port =
+        Port::open(&eal, &format!("net_vhost0,iface={}", socket.display())).expect("the driver is installed");
+    port.configure(&PortConfig::default(), &pool).expect("one queue each way");
     let mut queues = port.start().expect("configured");
     let mut guest = Command::new(std::env::current_exe().expect("we run from somewhere"))
         .args(["--exact", "frames_go_to_the_guest_and_back", "--nocapture"])
@@ -39,35 +38,18 @@ fn host() {
     let (mut sent, mut back) = (0, Vec::new());
     let mut burst = MbufArray::<32>::new();
     while back.len() < FRAMES {
-        assert!(
-            Instant::now() < patience,
-            "{sent} sent, {} back",
-            back.len()
-        );
-        assert!(
-            guest.try_wait().expect("it is our child").is_none(),
-            "the guest went away"
-        );
+        assert!(Instant::now() < patience, "{sent} sent, {} back", back.len());
+        assert!(guest.try_wait().expect("it is our child").is_none(), "the guest went away");
         // A guest that is not ready takes nothing, and vhost drops nothing of ours: it stays.
         while sent < FRAMES && sent < back.len() + 64 && !burst.is_full() {
             let number = u8::try_from(sent % 256).expect("a byte");
-            burst
-                .push(
-                    pool.copy_of(&common::frame(number, 64 + sent))
-                        .expect("the pool has packets"),
-                )
-                .expect("room");
+            burst.push(pool.copy_of(&common::frame(number, 64 + sent)).expect("the pool has packets")).expect("room");
             sent += 1;
         }
         queues.tx[0].send(&mut burst);
         let mut received = MbufArray::<32>::new();
         queues.rx[0].poll(&mut received);
-        back.extend(
-            received
-                .iter()
-                .filter(|packet| common::is_ours(packet))
-                .map(|packet| packet.data().to_vec()),
-        );
+        back.extend(received.iter().filter(|packet| common::is_ours(packet)).map(|packet| packet.data().to_vec()));
     }
     for (number, frame) in back.iter().enumerate() {
         let mut wanted = common::frame(u8::try_from(number % 256).expect("a byte"), 64 + number);
@@ -77,9 +59,7 @@ fn host() {
     // The guest leaves when it sees a frame that ends with 0xfe.
     let mut last = common::frame(0xfe, 64);
     last[12..14].fill(0xfe);
-    burst
-        .push(pool.copy_of(&last).expect("the pool has packets"))
-        .expect("room");
+    burst.push(pool.copy_of(&last).expect("the pool has packets")).expect("room");
     common::send_all(&mut queues.tx[0], &mut burst);
     assert!(guest.wait().expect("it is our child").success());
     drop((queues, burst));
@@ -93,10 +73,9 @@ fn host() {
 fn guest(socket: &str) {
     let eal = common::eal("virtio");
     let pool = common::pool(&eal);
-    let mut port = Port::open(&eal, &format!("net_virtio_user0,path={socket},queues=1"))
-        .expect("the driver is installed");
-    port.configure(&PortConfig::default(), &pool)
-        .expect("one queue each way");
+    let mut port =
+        Port::open(&eal, &format!("net_virtio_user0,path={socket},queues=1")).expect("the driver is installed");
+    port.configure(&PortConfig::default(), &pool).expect("one queue each way");
     let mut queues = port.start().expect("configured");
     let mut burst = MbufArray::<32>::new();
     let patience = Instant::now() + Duration::from_secs(30);

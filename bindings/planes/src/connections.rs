@@ -671,9 +671,9 @@ mod tests {
             proto: 17,
             zone: 9,
         };
-        for (number, tuple) in [tuple, tuple.reversed().unwrap()].iter().enumerate() {
-            let Key::V4(key) = Key::from(tuple) else { unreachable!() };
-            let hot: &Hot4 = writer.line(3 + number as u32).unwrap();
+        for (line, tuple) in [(3, tuple), (4, tuple.reversed().unwrap())] {
+            let Key::V4(key) = Key::from(&tuple) else { unreachable!() };
+            let hot: &Hot4 = writer.line(line).unwrap();
             hot.key[0].store(key.0[0], Ordering::Relaxed);
             hot.key[1].store(key.0[1], Ordering::Relaxed);
         }

@@ -185,7 +185,12 @@ impl EventsRegion {
             && entries <= 1 << 24
             && Self::size(workers, entries) <= region.len();
         if !fits {
-            return Err(RegionError::OutOfBounds { path: "events".into(), offset: 0, len: entries, size: region.len() });
+            return Err(RegionError::OutOfBounds {
+                path: "events".into(),
+                offset: 0,
+                len: entries,
+                size: region.len(),
+            });
         }
         Ok(Self { region, workers, entries })
     }

@@ -546,10 +546,7 @@ pub enum Action {
 impl Action {
     /// Whether the walk ends with it in a hook that allows it.
     pub const fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Accept | Self::Drop | Self::Reject(_) | Self::Snat(_) | Self::Masquerade { .. }
-        )
+        matches!(self, Self::Accept | Self::Drop | Self::Reject(_) | Self::Snat(_) | Self::Masquerade { .. })
     }
 
     /// Whether a hook allows it. Jumps are followed by [`Program::validate`].
@@ -642,7 +639,9 @@ impl Program {
             return Err(ProgramError::Header("the first bytes are not those of a program".into()));
         }
         if version != LAYOUT_VERSION {
-            return Err(ProgramError::Header(format!("layout version {version}, this dataplane runs {LAYOUT_VERSION}")));
+            return Err(ProgramError::Header(format!(
+                "layout version {version}, this dataplane runs {LAYOUT_VERSION}"
+            )));
         }
         let body = &bytes[HEADER_BYTES..];
         if bytes.len() > MAX_BYTES || length != body.len() as u64 || reserved != 0 {
@@ -822,7 +821,11 @@ impl Validator<'_> {
             ranges(&pool.addresses).map_err(|e| format!("pool {}: {e}", pool.name))?;
             let count = pool.addresses.iter().map(AddressRange::count).fold(0, u64::saturating_add);
             if count == 0 || count > limits::POOL_ADDRESSES {
-                return Err(format!("pool {}: {count} addresses, 1 to {} are possible", pool.name, limits::POOL_ADDRESSES));
+                return Err(format!(
+                    "pool {}: {count} addresses, 1 to {} are possible",
+                    pool.name,
+                    limits::POOL_ADDRESSES
+                ));
             }
             if pool.ports.first > pool.ports.last || pool.ports.first == 0 {
                 return Err(format!("pool {}: bad port range", pool.name));

@@ -244,7 +244,12 @@ impl StatsRegion {
         let header: &StatsHeader = region.get(HEADER_AT)?;
         let workers = header.workers.load(Ordering::Relaxed) as usize;
         if workers == 0 || workers > MAX_WORKERS || Self::size(workers) > region.len() {
-            return Err(RegionError::OutOfBounds { path: "stats".into(), offset: 0, len: workers, size: region.len() });
+            return Err(RegionError::OutOfBounds {
+                path: "stats".into(),
+                offset: 0,
+                len: workers,
+                size: region.len(),
+            });
         }
         Ok(Self { region, workers })
     }
@@ -322,11 +327,7 @@ impl StatsRegion {
             }
             let bytes: Vec<u8> =
                 entry.name.iter().map(|b| b.load(Ordering::Relaxed)).take_while(|b| *b != 0).collect();
-            names.push((
-                slot,
-                entry.number.load(Ordering::Relaxed),
-                String::from_utf8_lossy(&bytes).into_owned(),
-            ));
+            names.push((slot, entry.number.load(Ordering::Relaxed), String::from_utf8_lossy(&bytes).into_owned()));
         }
         names
     }

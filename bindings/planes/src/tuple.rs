@@ -246,7 +246,7 @@ mod tests {
         #[test]
         fn packing_is_lossless(v6 in any::<bool>(), a in any::<u128>(), b in any::<u128>(), sport: u16, dport: u16,
                                p in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), any::<u8>()], zone: u16) {
-            let ip = |x: u128| if v6 { IpAddr::V6(x.into()) } else { IpAddr::V4((x as u32).into()) };
+            let ip = |x: u128| if v6 { IpAddr::V6(x.into()) } else { IpAddr::V4(unpack_v4(u32::try_from(x >> 96).unwrap())) };
             let tuple = Tuple { src: ip(a), dst: ip(b), sport, dport, proto: p, zone };
             prop_assert_eq!(Key::from(&tuple).tuple(), tuple);
         }

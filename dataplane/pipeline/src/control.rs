@@ -155,7 +155,12 @@ impl<B> Control<B> {
 }
 
 /// Names that have come up since the last time get their counters.
-fn register<B>(shared: &Shared<B>, kind: Directory, registry: &Registry, done: &mut Vec<String>) -> Result<(), String> {
+fn register<B>(
+    shared: &Shared<B>,
+    kind: Directory,
+    registry: &Registry,
+    done: &mut Vec<String>,
+) -> Result<(), String> {
     for (slot, (name, number)) in registry.names().iter().enumerate() {
         if done.get(slot) != Some(name) {
             shared.stats.register(kind, slot, *number, name).map_err(|e| e.to_string())?;

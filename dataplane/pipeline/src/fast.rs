@@ -126,6 +126,5 @@ pub(crate) fn encapsulate<B: Buffer>(buffer: &mut B, parsed: &Parsed, egress: &E
     if by != 0 && !buffer.move_start(by) {
         return false;
     }
-    ethernet::write_header(buffer.frame_mut(), destination, egress.source, egress.vlan, ethernet::IPV4)
-        .is_some()
+    ethernet::write_header(buffer.frame_mut(), destination, egress.source, egress.vlan, ethernet::IPV4).is_some()
 }

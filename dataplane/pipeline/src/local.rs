@@ -57,7 +57,8 @@ impl<P: Buffers> Worker<P> {
             return;
         }
         // A priority tag of the request is not repeated.
-        let header = if vlan.is_some() { ethernet::HEADER_BYTES + ethernet::TAG_BYTES } else { ethernet::HEADER_BYTES };
+        let header =
+            if vlan.is_some() { ethernet::HEADER_BYTES + ethernet::TAG_BYTES } else { ethernet::HEADER_BYTES };
         let by = i32::try_from(header).unwrap_or(0) - i32::from(meta.parsed.l3);
         if (by == 0 || buffer.move_start(by))
             && ethernet::write_header(buffer.frame_mut(), packet.sha, interface.mac, vlan, ethernet::ARP).is_some()
@@ -206,12 +207,7 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Where a packet of the router's own goes, and whether the output rules let it.
-    fn route_own(
-        &mut self,
-        policy: &Policy,
-        zone: u16,
-        facts: &mut Facts,
-    ) -> Option<(u32, Result<(), DropReason>)> {
+    fn route_own(&mut self, policy: &Policy, zone: u16, facts: &mut Facts) -> Option<(u32, Result<(), DropReason>)> {
         let Found::Via { interface, next_hop } = policy.routes.lookup(zone, facts.dst, 0) else { return None };
         // An answer stays in the zone of what it answers: a source that is routed to another one was not its own, and
         // the answer would leave there with addresses of this one.
@@ -241,8 +237,7 @@ impl<P: Buffers> Worker<P> {
     }
 
     fn may_send_error(&mut self, zone: u16) -> bool {
-        let allowed =
-            self.shared.account(zone).icmp.take(self.clock.mono_ns, ERRORS_PER_SECOND, ERROR_BURST);
+        let allowed = self.shared.account(zone).icmp.take(self.clock.mono_ns, ERRORS_PER_SECOND, ERROR_BURST);
         if !allowed {
             self.tally.count(Counter::IcmpRateLimited);
         }
@@ -295,13 +290,8 @@ impl<P: Buffers> Worker<P> {
     /// Sends an IP packet that the router made.
     fn originate(&mut self, mut buffer: P::Buffer, length: usize, zone: u16, icmp: Option<(u8, u8)>) {
         let policy = self.policy();
-        let placeholder = ethernet::write_header(
-            buffer.frame_mut(),
-            ethernet::ZERO,
-            ethernet::ZERO,
-            None,
-            ethernet::IPV4,
-        );
+        let placeholder =
+            ethernet::write_header(buffer.frame_mut(), ethernet::ZERO, ethernet::ZERO, None, ethernet::IPV4);
         if placeholder != Some(L3) || !buffer.set_len(L3 + length) {
             return;
         }

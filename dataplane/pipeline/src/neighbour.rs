@@ -235,10 +235,7 @@ impl Default for Adjacencies {
 impl Adjacencies {
     /// Room for that many.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            lines: (0..capacity).map(|_| Adjacency::default()).collect(),
-            book: Mutex::default(),
-        }
+        Self { lines: (0..capacity).map(|_| Adjacency::default()).collect(), book: Mutex::default() }
     }
 
     /// The adjacency of a number; numbers that were never given lead to an empty one.

@@ -122,8 +122,7 @@ impl<P: Buffers> Worker<P> {
             return Some(Fate::Drop(DropReason::NoNeighbour));
         };
         let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind };
-        let opening =
-            Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark };
+        let opening = Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark };
         match self.confirm(buffer, &opening) {
             Ok(entry_line) => {
                 let shared = self.shared();
@@ -283,9 +282,7 @@ impl<P: Buffers> Worker<P> {
             Translation::Addresses { ranges, ports, random, persistent } => {
                 (Target::Addresses { ranges, persistent: *persistent }, *ports, *random)
             }
-            Translation::Address { address, ports, random } => {
-                (Target::Address(*address), *ports, *random)
-            }
+            Translation::Address { address, ports, random } => (Target::Address(*address), *ports, *random),
         };
         let (zone, now_tick) = (opening.reply_zone, self.clock.tick);
         let wish = Wish { target, ports, random, original: *original, zone, now_tick };
@@ -307,14 +304,7 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Writes both hot lines' keys and rewrites, and what ends a connection needs.
-    fn write_identity(
-        &self,
-        entry: Entry<'_>,
-        key: Key4,
-        reply: Key4,
-        opening: &Opening<'_>,
-        lease: Option<&Lease>,
-    ) {
+    fn write_identity(&self, entry: Entry<'_>, key: Key4, reply: Key4, opening: &Opening<'_>, lease: Option<&Lease>) {
         let relaxed = Ordering::Relaxed;
         let owner = u16::try_from(self.index).unwrap_or(0) << flags::OWNER_SHIFT;
         let is_tcp = if key.proto() == proto::TCP { flags::TCP } else { 0 };
@@ -383,7 +373,8 @@ impl<P: Buffers> Worker<P> {
             self.store_decision(entry, 0, &Judged::Local);
             return self.store_decision(entry, 1, &Judged::Local);
         }
-        let [mut original, mut reply] = [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
+        let [mut original, mut reply] =
+            [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
         let later = self.judge(&mut original);
         let settled = match first {
             Judged::Forward { adjacency, egress, packet_kind } => {
@@ -521,9 +512,8 @@ impl<P: Buffers> Worker<P> {
 /// Whether a connection's translation is one that the rules would give.
 fn agrees(wanted: &Translation<'_>, policy: &Policy, original: &Tuple, reply: &Tuple) -> bool {
     let (address, port) = (reply.dst, if original.is_icmp() { reply.sport } else { reply.dport });
-    let in_range = |ports: Option<PortRange>| {
-        original.is_icmp() || ports.is_none_or(|r| (r.first..=r.last).contains(&port))
-    };
+    let in_range =
+        |ports: Option<PortRange>| original.is_icmp() || ports.is_none_or(|r| (r.first..=r.last).contains(&port));
     match wanted {
         Translation::None => address == original.src,
         Translation::Pool { index, ports, .. } => policy.program.pools.get(usize::from(*index)).is_some_and(|pool| {

@@ -253,8 +253,10 @@ impl Policy {
         let mut zones = Vec::new();
         let mut zone_at = HashMap::new();
         for zone in &program.zones {
-            let slot =
-                registries.zones.slot_of_tag(&zone.name, zone.id, MAX_ZONES).ok_or_else(|| too_many("zones", MAX_ZONES))?;
+            let slot = registries
+                .zones
+                .slot_of_tag(&zone.name, zone.id, MAX_ZONES)
+                .ok_or_else(|| too_many("zones", MAX_ZONES))?;
             zone_at.insert(zone.id, u16::try_from(zones.len()).map_err(|_| too_many("zones", MAX_ZONES))?);
             zones.push(ZoneFacts {
                 id: zone.id,

@@ -115,7 +115,14 @@ pub struct Shared<B> {
 
 impl<B> Shared<B> {
     /// Puts the parts together for that many workers.
-    pub fn new(table: Table, nat: Nat, stats: StatsRegion, events: EventsRegion, workers: usize, ports: usize) -> Self {
+    pub fn new(
+        table: Table,
+        nat: Nat,
+        stats: StatsRegion,
+        events: EventsRegion,
+        workers: usize,
+        ports: usize,
+    ) -> Self {
         Self {
             table,
             nat,

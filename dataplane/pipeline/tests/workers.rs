@@ -21,7 +21,7 @@ const PORTS: [&str; 2] = ["a", "b"];
 const HOST_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 
 fn mac(port: usize) -> [u8; 6] {
-    [2, 0, 0, 0, 0, port as u8]
+    [2, 0, 0, 0, 0, u8::try_from(port).unwrap()]
 }
 
 /// `a` 10.0.1.1/24 — router — `b` 10.0.2.1/24, one zone, everything accepted, neighbours known.
@@ -76,11 +76,10 @@ fn shared(workers: usize) -> (Arc<Shared<HeapBuffer>>, Control<HeapBuffer>) {
 fn udp(from: usize, n: u16, hosts: u8) -> HeapBuffer {
     let mut frame = vec![0; 14 + 20 + 8 + 4];
     ethernet::write_header(&mut frame, mac(from), HOST_MAC, None, ethernet::IPV4).unwrap();
-    let host = 2 + (n % u16::from(hosts)) as u8;
+    let host = 2 + u8::try_from(n % u16::from(hosts)).unwrap();
     let ends = [[10, 0, 1, host], [10, 0, 2, host]];
     let (src, dst) = (ends[from].into(), ends[1 - from].into());
-    let header =
-        ipv4::Header { src, dst, proto: 17, ttl: 64, tos: 0, id: 0, dont_fragment: false, payload: 12 };
+    let header = ipv4::Header { src, dst, proto: 17, ttl: 64, tos: 0, id: 0, dont_fragment: false, payload: 12 };
     header.write(&mut frame[14..]).unwrap();
     let ports = [1000 + n, 20_000 + n];
     frame[34..36].copy_from_slice(&ports[from].to_be_bytes());

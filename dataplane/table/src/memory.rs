@@ -42,7 +42,8 @@ impl<T: Shared> Pages<T> {
         let skip = mapping.align_offset(HUGE_PAGE).min(HUGE_PAGE);
         // SAFETY: `skip` is at most a huge page, and the mapping is that much longer than the array.
         let first = unsafe { mapping.add(skip) };
-        for advice in [Some(Advice::LinuxHugepage), huge.then_some(Advice::LinuxPopulateWrite)].into_iter().flatten() {
+        for advice in [Some(Advice::LinuxHugepage), huge.then_some(Advice::LinuxPopulateWrite)].into_iter().flatten()
+        {
             // SAFETY: the range lies in the mapping just made, and neither advice changes what it holds.
             let _ = unsafe { madvise(first.as_ptr().cast(), bytes, advice) };
         }

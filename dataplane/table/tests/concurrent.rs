@@ -44,7 +44,9 @@ fn open_all(table: &Table, worker: &mut WorkerTable, side: usize, order: &[u32])
         }
         match insert(table, worker, Class::Udp4, keys) {
             Ok(slot) => won.push((flow, slot)),
-            Err(Taken::Original(other)) => assert!(other.is_reply(), "the other side's connection has it as its reply"),
+            Err(Taken::Original(other)) => {
+                assert!(other.is_reply(), "the other side's connection has it as its reply")
+            }
             Err(other) => panic!("{other:?}"),
         }
         if count % 64 == 63 {

@@ -297,8 +297,9 @@ fn segments_are_leased_as_needed_and_given_back_when_empty() {
     let mut seen = 0;
     table.region().for_each(|_| seen += 1);
     assert_eq!(seen, 1);
-    let slots: Vec<_> =
-        (0..6 * Class::Udp6.per_segment()).map(|_| worker.alloc(&table, Class::Udp6).expect("six are free")).collect();
+    let slots: Vec<_> = (0..6 * Class::Udp6.per_segment())
+        .map(|_| worker.alloc(&table, Class::Udp6).expect("six are free"))
+        .collect();
     assert!(
         slots
             .iter()

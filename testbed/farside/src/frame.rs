@@ -27,9 +27,7 @@ pub const TTL: u8 = 64;
 /// The frame's VLAN, if it has an 802.1Q tag.
 pub fn vlan(mbuf: &Mbuf) -> Option<u16> {
     match bytes::of(mbuf).get(TAG_AT..TAG_AT + TAG_LEN)? {
-        &[a, b, c, d] if u16::from_be_bytes([a, b]) == DOT1Q => {
-            Some(u16::from_be_bytes([c, d]) & VLAN_MASK)
-        }
+        &[a, b, c, d] if u16::from_be_bytes([a, b]) == DOT1Q => Some(u16::from_be_bytes([c, d]) & VLAN_MASK),
         _ => None,
     }
 }
@@ -55,14 +53,8 @@ pub fn ipv4(mbuf: Mbuf) -> Result<Ipv4> {
     let (ends_at, frame_len) = {
         let ip = ethernet.peek::<Ipv4>()?;
         ensure!(ip.version() == 4 && ip.ihl() == 5, "not plain IPv4");
-        ensure!(
-            !ip.more_fragments() && ip.fragment_offset() == 0,
-            "a fragment"
-        );
-        (
-            ip.offset() + usize::from(ip.total_length()),
-            ip.mbuf().data_len(),
-        )
+        ensure!(!ip.more_fragments() && ip.fragment_offset() == 0, "a fragment");
+        (ip.offset() + usize::from(ip.total_length()), ip.mbuf().data_len())
     };
     ensure!(ends_at <= frame_len, "shorter than its total length");
     let mut mbuf = ethernet.reset();
@@ -89,9 +81,7 @@ pub fn has_right_udp_checksum(udp: &Udp4) -> bool {
         packet_len: udp.length(),
         protocol: ProtocolNumbers::Udp,
     };
-    usize::from(udp.length()) == segment.len()
-        && udp.checksum() != 0
-        && checksum::compute(pseudo.sum(), segment) == 0
+    usize::from(udp.length()) == segment.len() && udp.checksum() != 0 && checksum::compute(pseudo.sum(), segment) == 0
 }
 
 /// What a frame is to somebody with an address here.
@@ -154,8 +144,7 @@ fn serve_icmp(mut icmp: Icmpv4, mac: MacAddr) -> Result<Asked> {
         return Ok(Asked::Other(icmp.reset()));
     }
     let type_at = icmp.offset();
-    icmp.mbuf_mut()
-        .write_data(type_at, &Icmpv4Types::EchoReply.0)?;
+    icmp.mbuf_mut().write_data(type_at, &Icmpv4Types::EchoReply.0)?;
     turn_round(icmp.envelope_mut(), mac);
     icmp.reconcile_all();
     Ok(Asked::Answered(icmp.reset()))
@@ -182,12 +171,7 @@ fn turn_round(ip: &mut Ipv4, mac: MacAddr) {
 }
 
 /// An ARP request, tagged if asked.
-pub fn arp_request(
-    mac: MacAddr,
-    address: Ipv4Addr,
-    wanted: Ipv4Addr,
-    vlan: Option<u16>,
-) -> Result<Mbuf> {
+pub fn arp_request(mac: MacAddr, address: Ipv4Addr, wanted: Ipv4Addr, vlan: Option<u16>) -> Result<Mbuf> {
     let mut ethernet = Mbuf::new()?.push::<Ethernet>()?;
     ethernet.set_src(mac);
     ethernet.set_dst(MacAddr::new(0xff, 0xff, 0xff, 0xff, 0xff, 0xff));

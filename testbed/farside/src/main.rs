@@ -110,48 +110,17 @@ fn main() -> ExitCode {
     erhu_dpdk::log_to_stderr();
     let outcome = match command {
         Command::Trunk { accesses, trunk } => trunk::run(&settings, accesses, trunk).map(|()| true),
-        Command::Respond { port, addresses } => {
-            respond::run(&settings, port, addresses).map(|()| true)
-        }
-        Command::Generate {
-            inside,
-            plan,
-            rate,
-            expect,
-        } => {
+        Command::Respond { port, addresses } => respond::run(&settings, port, addresses).map(|()| true),
+        Command::Generate { inside, plan, rate, expect } => {
             let goal = nat_check::Goal::Returned { rate, expect };
-            nat_check::run(
-                &settings,
-                plan.plan,
-                Some(inside),
-                None,
-                goal,
-                plan.timeout_s,
-            )
+            nat_check::run(&settings, plan.plan, Some(inside), None, goal, plan.timeout_s)
         }
-        Command::Check { outside, plan } => nat_check::run(
-            &settings,
-            plan.plan,
-            None,
-            Some(outside),
-            nat_check::Goal::Arrived,
-            plan.timeout_s,
-        ),
-        Command::NatCheck {
-            inside,
-            outside,
-            plan,
-            allow_loss,
-        } => {
+        Command::Check { outside, plan } => {
+            nat_check::run(&settings, plan.plan, None, Some(outside), nat_check::Goal::Arrived, plan.timeout_s)
+        }
+        Command::NatCheck { inside, outside, plan, allow_loss } => {
             let goal = nat_check::Goal::RoundTrip { allow_loss };
-            nat_check::run(
-                &settings,
-                plan.plan,
-                Some(inside),
-                Some(outside),
-                goal,
-                plan.timeout_s,
-            )
+            nat_check::run(&settings, plan.plan, Some(inside), Some(outside), goal, plan.timeout_s)
         }
     };
     match outcome {

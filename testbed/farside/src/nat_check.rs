@@ -79,9 +79,7 @@ pub fn run(
         if name == "inside" {
             runtime.add_pipeline_to_port(name, move |queue: PortQueue| {
                 let (state, output) = (state.clone(), queue.clone());
-                Poll::new(idle.patient(queue))
-                    .filter_map(move |mbuf| state.lock().inside(mbuf))
-                    .send(output)
+                Poll::new(idle.patient(queue)).filter_map(move |mbuf| state.lock().inside(mbuf)).send(output)
             })?;
             let state = shared.clone();
             runtime.add_pipeline_to_port(name, move |queue: PortQueue| {
@@ -91,9 +89,7 @@ pub fn run(
         } else {
             runtime.add_pipeline_to_port(name, move |queue: PortQueue| {
                 let (state, mac, output) = (state.clone(), queue.mac_addr(), queue.clone());
-                Poll::new(idle.patient(queue))
-                    .filter_map(move |mbuf| state.lock().outside(mbuf, mac))
-                    .send(output)
+                Poll::new(idle.patient(queue)).filter_map(move |mbuf| state.lock().outside(mbuf, mac)).send(output)
             })?;
         }
     }
@@ -167,18 +163,14 @@ impl Seen {
             return Some("duplicate");
         }
         let last = self.last.insert((mark.from, mark.target), mark.sequence);
-        last.is_some_and(|last| last > mark.sequence)
-            .then_some("out of order")
+        last.is_some_and(|last| last > mark.sequence).then_some("out of order")
     }
 }
 
 impl State {
     fn new(plan: Plan, goal: Goal) -> Self {
         Self {
-            report: Report {
-                planned: plan.total(),
-                ..Report::default()
-            },
+            report: Report { planned: plan.total(), ..Report::default() },
             tenants: vec![Awake::default(); plan.tenants.len()],
             plan,
             goal,
@@ -217,15 +209,11 @@ impl State {
         let all = self.report.planned;
         let quiet = self.last_progress.elapsed() > PATIENCE;
         match self.goal {
-            Goal::Returned { .. } => {
-                self.report.sent == all && (self.report.returned == all || quiet)
-            }
+            Goal::Returned { .. } => self.report.sent == all && (self.report.returned == all || quiet),
             // A moment after the last packet, for duplicates and what is still echoed.
             Goal::Arrived => self.report.arrived >= all && quiet,
             Goal::RoundTrip { .. } => {
-                self.report.sent == all
-                    && (self.report.returned + self.lost >= all || quiet)
-                    && self.report.sent > 0
+                self.report.sent == all && (self.report.returned + self.lost >= all || quiet) && self.report.sent > 0
             }
         }
     }
@@ -234,9 +222,7 @@ impl State {
         let report = &mut self.report;
         report.mappings = self.owners.len();
         let reached = match self.goal {
-            Goal::Returned { expect, .. } => {
-                report.sent == report.planned && report.returned >= expect
-            }
+            Goal::Returned { expect, .. } => report.sent == report.planned && report.returned >= expect,
             Goal::Arrived => report.arrived == report.planned,
             Goal::RoundTrip { allow_loss } => {
                 report.sent == report.planned && report.returned + allow_loss >= report.planned
@@ -246,15 +232,8 @@ impl State {
             if matches!(self.goal, Goal::Arrived) || awake.warmed_up {
                 continue;
             }
-            let what = if awake.gateway.is_none() {
-                "does not answer ARP"
-            } else {
-                "returned no warm-up packet"
-            };
-            report.examples.push(format!(
-                "gateway {} in VLAN {:?} {what}",
-                tenant.gateway, tenant.vlan
-            ));
+            let what = if awake.gateway.is_none() { "does not answer ARP" } else { "returned no warm-up packet" };
+            report.examples.push(format!("gateway {} in VLAN {:?} {what}", tenant.gateway, tenant.vlan));
         }
         report.ok = reached && report.faults.is_empty();
         report
@@ -264,8 +243,7 @@ impl State {
     fn generate(&mut self) -> Vec<Mbuf> {
         let mut packets = Vec::new();
         if let Err(error) = self.add_packets(&mut packets) {
-            self.report
-                .fault("could not make a packet", || error.to_string());
+            self.report.fault("could not make a packet", || error.to_string());
         }
         packets
     }
@@ -285,9 +263,7 @@ impl State {
         let room = match self.goal {
             Goal::Returned { rate, .. } => {
                 let due = started.elapsed().as_micros() * u128::from(rate) / 1_000_000;
-                u64::try_from(due)
-                    .unwrap_or(u64::MAX)
-                    .saturating_sub(self.report.sent)
+                u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(self.report.sent)
             }
             Goal::Arrived | Goal::RoundTrip { .. } => {
                 if under_way > 0 && self.last_progress.elapsed() > PATIENCE {
@@ -316,12 +292,7 @@ impl State {
         }
         awake.last_try = Some(Instant::now());
         if awake.gateway.is_none() {
-            packets.push(frame::arp_request(
-                self.plan.mac(0),
-                tenant.host(0),
-                tenant.gateway,
-                tenant.vlan,
-            )?);
+            packets.push(frame::arp_request(self.plan.mac(0), tenant.host(0), tenant.gateway, tenant.vlan)?);
         } else if matches!(self.goal, Goal::Returned { expect: 0, .. }) {
             awake.warmed_up = true; // Nobody may be there to send anything back.
         } else {
@@ -332,40 +303,25 @@ impl State {
 
     fn packet(&self, mark: Mark) -> Result<Mbuf> {
         let tenant = &self.plan.tenants[usize::from(mark.from.tenant)];
-        let gateway = self.tenants[usize::from(mark.from.tenant)]
-            .gateway
-            .unwrap_or(MacAddr::UNSPECIFIED);
+        let gateway = self.tenants[usize::from(mark.from.tenant)].gateway.unwrap_or(MacAddr::UNSPECIFIED);
         let target = self.plan.targets[usize::from(mark.target)];
         let from = Station {
             mac: self.plan.mac(mark.from.host),
             address: tenant.host(mark.from.host),
             port: self.plan.port(mark.from.flow),
         };
-        let to = Station {
-            mac: gateway,
-            address: *target.ip(),
-            port: target.port(),
-        };
+        let to = Station { mac: gateway, address: *target.ip(), port: target.port() };
         frame::udp(from, to, &mark.payload(self.plan.payload), tenant.vlan)
     }
 
     /// A frame that came in from the router's inside.
     fn inside(&mut self, mbuf: Mbuf) -> Result<Either<Mbuf>> {
         let vlan = frame::vlan(&mbuf);
-        let Some(index) = self
-            .plan
-            .tenants
-            .iter()
-            .position(|tenant| tenant.vlan == vlan)
-        else {
+        let Some(index) = self.plan.tenants.iter().position(|tenant| tenant.vlan == vlan) else {
             return Ok(Either::Drop(mbuf));
         };
         let (plan, tenant) = (&self.plan, &self.plan.tenants[index]);
-        let mac_of = |address| {
-            tenant
-                .host_of(address, plan.hosts)
-                .map(|host| plan.mac(host))
-        };
+        let mac_of = |address| tenant.host_of(address, plan.hosts).map(|host| plan.mac(host));
         match frame::serve(mbuf, mac_of)? {
             Asked::Answered(answer) => Ok(Either::Keep(answer)),
             Asked::Other(mbuf) => Ok(Either::Drop(mbuf)),
@@ -393,9 +349,7 @@ impl State {
         let says = || describe(udp, mark);
         if usize::from(mark.from.tenant) != tenant_index {
             self.report.fault("returned to another tenant", says);
-        } else if ip.dst() != tenant.host(mark.from.host)
-            || udp.dst_port() != self.plan.port(mark.from.flow)
-        {
+        } else if ip.dst() != tenant.host(mark.from.host) || udp.dst_port() != self.plan.port(mark.from.flow) {
             self.report.fault("returned to another endpoint", says);
         } else if ip.src() != *target.ip() || udp.src_port() != target.port() {
             self.report.fault("returned from another address", says);
@@ -419,12 +373,7 @@ impl State {
     /// A frame that came in from the router's outside.
     fn outside(&mut self, mbuf: Mbuf, mac: MacAddr) -> Result<Either<Mbuf>> {
         let targets = &self.plan.targets;
-        let mac_of = |address| {
-            targets
-                .iter()
-                .any(|target| *target.ip() == address)
-                .then_some(mac)
-        };
+        let mac_of = |address| targets.iter().any(|target| *target.ip() == address).then_some(mac);
         match frame::serve(mbuf, mac_of)? {
             Asked::Answered(answer) => Ok(Either::Keep(answer)),
             Asked::Other(mbuf) => Ok(Either::Drop(mbuf)),
@@ -450,31 +399,16 @@ impl State {
             None => tenant.host_of(address, self.plan.hosts).is_none(),
         };
         if !in_pool {
-            self.report
-                .fault("source outside of the tenant's pool", says);
+            self.report.fault("source outside of the tenant's pool", says);
         }
         if ip.dst() != *target.ip() || udp.dst_port() != target.port() {
             self.report.fault("arrived at another target", says);
         }
-        let by_target = if self.plan.endpoint_independent {
-            0
-        } else {
-            mark.target
-        };
-        if *self
-            .mappings
-            .entry((mark.from, by_target))
-            .or_insert((address, port))
-            != (address, port)
-        {
+        let by_target = if self.plan.endpoint_independent { 0 } else { mark.target };
+        if *self.mappings.entry((mark.from, by_target)).or_insert((address, port)) != (address, port) {
             self.report.fault("mapping changed", says);
         }
-        if *self
-            .owners
-            .entry((address, port, mark.target))
-            .or_insert(mark.from)
-            != mark.from
-        {
+        if *self.owners.entry((address, port, mark.target)).or_insert(mark.from) != mark.from {
             self.report.fault("mapping shared by two endpoints", says);
         }
         if mark.sequence != Mark::WARM_UP {
@@ -493,9 +427,7 @@ impl State {
     /// Checks that hold on both sides; the packet's mark if it can be trusted.
     fn read(&mut self, udp: &Udp4, side: &'static str) -> Option<Mark> {
         let ip = udp.envelope();
-        let payload = bytes::of(udp.mbuf())
-            .get(udp.payload_offset()..)
-            .unwrap_or(&[]);
+        let payload = bytes::of(udp.mbuf()).get(udp.payload_offset()..).unwrap_or(&[]);
         let says = || format!("{side}, {ip:?} {udp:?}");
         if !frame::has_right_header_checksum(ip) {
             self.report.fault("wrong IPv4 checksum", says);
@@ -516,11 +448,5 @@ impl State {
 
 fn describe(udp: &Udp4, mark: Mark) -> String {
     let ip = udp.envelope();
-    format!(
-        "{mark:?} as {}:{} -> {}:{}",
-        ip.src(),
-        udp.src_port(),
-        ip.dst(),
-        udp.dst_port()
-    )
+    format!("{mark:?} as {}:{} -> {}:{}", ip.src(), udp.src_port(), ip.dst(), udp.dst_port())
 }

@@ -11,11 +11,7 @@ use clap::Args;
 pub struct Plan {
     /// A tenant: VLAN (0: untagged), its gateway, its first host, and the addresses it may appear with
     /// outside (one, FIRST-LAST or a prefix; empty: any but its own). Repeat for each.
-    #[arg(
-        long = "tenant",
-        value_name = "VLAN,GATEWAY,FIRST_HOST,POOL",
-        required = true
-    )]
+    #[arg(long = "tenant", value_name = "VLAN,GATEWAY,FIRST_HOST,POOL", required = true)]
     pub tenants: Vec<Tenant>,
     /// An outside server, ADDRESS:PORT. Repeat for more: every flow goes to each.
     #[arg(long = "target", value_name = "ADDRESS:PORT", required = true)]
@@ -61,17 +57,12 @@ impl FromStr for Tenant {
         let [vlan, gateway, first_host, pool] = fields[..] else {
             return Err("expected VLAN,GATEWAY,FIRST_HOST,POOL".to_owned());
         };
-        let address = |text: &str| {
-            text.parse::<Ipv4Addr>()
-                .map_err(|_| format!("{text} is no IPv4 address"))
-        };
+        let address = |text: &str| text.parse::<Ipv4Addr>().map_err(|_| format!("{text} is no IPv4 address"));
         let vlan = match vlan.parse() {
             Ok(0) => None,
             Ok(vlan @ 1..=4094) => Some(vlan),
             _ => {
-                return Err(format!(
-                    "{vlan} is no VLAN; they are 1 to 4094, or 0 for none"
-                ));
+                return Err(format!("{vlan} is no VLAN; they are 1 to 4094, or 0 for none"));
             }
         };
         let pool = if pool.is_empty() {
@@ -88,12 +79,7 @@ impl FromStr for Tenant {
         } else {
             Some((address(pool)?, address(pool)?))
         };
-        Ok(Self {
-            vlan,
-            gateway: address(gateway)?,
-            first_host: address(first_host)?,
-            pool,
-        })
+        Ok(Self { vlan, gateway: address(gateway)?, first_host: address(first_host)?, pool })
     }
 }
 
@@ -141,19 +127,11 @@ impl Mark {
     /// The payload, `len` bytes: the mark, then bytes that follow from it.
     pub fn payload(&self, len: u16) -> Vec<u8> {
         let mut payload = Self::MAGIC.to_vec();
-        for field in [
-            self.from.tenant,
-            self.from.host,
-            self.from.flow,
-            self.target,
-        ] {
+        for field in [self.from.tenant, self.from.host, self.from.flow, self.target] {
             payload.extend(field.to_be_bytes());
         }
         payload.extend(self.sequence.to_be_bytes());
-        let mut filler = self
-            .sequence
-            .wrapping_mul(31)
-            .wrapping_add(u32::from(self.from.flow));
+        let mut filler = self.sequence.wrapping_mul(31).wrapping_add(u32::from(self.from.flow));
         payload.resize_with(usize::from(len), || {
             filler = filler.wrapping_mul(1_103_515_245).wrapping_add(12_345);
             filler.to_be_bytes()[0]
@@ -163,16 +141,10 @@ impl Mark {
 
     /// The mark of a payload, if every byte is as it was sent.
     pub fn read(payload: &[u8], plan: &Plan) -> Option<Self> {
-        let fields = payload
-            .strip_prefix(&Self::MAGIC)?
-            .get(..Self::LEN - Self::MAGIC.len())?;
+        let fields = payload.strip_prefix(&Self::MAGIC)?.get(..Self::LEN - Self::MAGIC.len())?;
         let field = |at: usize| u16::from_be_bytes([fields[at], fields[at + 1]]);
         let mark = Self {
-            from: Endpoint {
-                tenant: field(0),
-                host: field(2),
-                flow: field(4),
-            },
+            from: Endpoint { tenant: field(0), host: field(2), flow: field(4) },
             target: field(6),
             sequence: u32::from_be_bytes([fields[8], fields[9], fields[10], fields[11]]),
         };
@@ -209,24 +181,12 @@ impl Plan {
         let flow = index(u64::from(self.flows));
         let target = index(self.targets.len() as u64);
         let sequence = u32::try_from(rest).unwrap_or(Mark::WARM_UP);
-        Mark {
-            from: Endpoint { tenant, host, flow },
-            target,
-            sequence,
-        }
+        Mark { from: Endpoint { tenant, host, flow }, target, sequence }
     }
 
     /// A packet that only wakes the router up for a tenant.
     pub fn warm_up(&self, tenant: u16) -> Mark {
-        Mark {
-            from: Endpoint {
-                tenant,
-                host: 0,
-                flow: 0,
-            },
-            target: 0,
-            sequence: Mark::WARM_UP,
-        }
+        Mark { from: Endpoint { tenant, host: 0, flow: 0 }, target: 0, sequence: Mark::WARM_UP }
     }
 
     /// Source port of a flow.
@@ -248,9 +208,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             tenants: vec![
-                "100,10.0.0.1,10.0.0.10,203.0.113.16/30"
-                    .parse()
-                    .expect("well-formed"),
+                "100,10.0.0.1,10.0.0.10,203.0.113.16/30".parse().expect("well-formed"),
                 "0,10.0.0.1,10.0.0.10,".parse().expect("well-formed"),
             ],
             targets: vec![SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 9000)],
@@ -264,29 +222,15 @@ mod tests {
 
     #[test]
     fn a_tenant_is_vlan_gateway_host_and_pool() {
-        let [one, two] = &plan().tenants[..] else {
-            panic!("two tenants")
-        };
+        let [one, two] = &plan().tenants[..] else { panic!("two tenants") };
         assert_eq!(one.vlan, Some(100));
-        assert_eq!(
-            one.pool,
-            Some((
-                Ipv4Addr::new(203, 0, 113, 16),
-                Ipv4Addr::new(203, 0, 113, 19)
-            ))
-        );
+        assert_eq!(one.pool, Some((Ipv4Addr::new(203, 0, 113, 16), Ipv4Addr::new(203, 0, 113, 19))));
         assert_eq!(one.host_of(Ipv4Addr::new(10, 0, 0, 12), 3), Some(2));
         assert_eq!(one.host_of(Ipv4Addr::new(10, 0, 0, 13), 3), None);
         assert_eq!((two.vlan, two.pool), (None, None));
         assert!("5000,10.0.0.1,10.0.0.2,".parse::<Tenant>().is_err());
-        assert!(
-            "1,10.0.0.1,10.0.0.2,203.0.113.0/33"
-                .parse::<Tenant>()
-                .is_err()
-        );
-        let all: Tenant = "1,10.0.0.1,10.0.0.2,0.0.0.0/0"
-            .parse()
-            .expect("well-formed");
+        assert!("1,10.0.0.1,10.0.0.2,203.0.113.0/33".parse::<Tenant>().is_err());
+        let all: Tenant = "1,10.0.0.1,10.0.0.2,0.0.0.0/0".parse().expect("well-formed");
         assert_eq!(all.pool, Some((Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST)));
     }
 
@@ -294,8 +238,7 @@ mod tests {
     fn every_packet_of_the_plan_has_its_own_mark_and_can_be_read_back() {
         let plan = plan();
         assert_eq!(plan.total(), 60);
-        let marks: std::collections::BTreeSet<Mark> =
-            (0..plan.total()).map(|n| plan.mark(n)).collect();
+        let marks: std::collections::BTreeSet<Mark> = (0..plan.total()).map(|n| plan.mark(n)).collect();
         assert_eq!(marks.len(), 60);
         for mark in marks {
             let mut payload = mark.payload(plan.payload);

@@ -49,8 +49,8 @@ pub fn build(settings: &Settings, ports: &[(String, String)]) -> Result<Runtime>
                 "device": device,
                 "args": (!args.is_empty()).then_some(args),
                 "cores": [settings.core],
-                "rxd": 256,
-                "txd": 256,
+                "rxd": 1024,
+                "txd": 1024,
                 "promiscuous": true,
             })
         })
@@ -91,9 +91,7 @@ pub fn execute(mut runtime: Runtime) -> Result<()> {
 
 /// Asks [`execute`] to return, from any thread. It has to be running.
 pub fn stop() {
-    if let Err(error) =
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
-    {
+    if let Err(error) = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM) {
         eprintln!("erhu-farside: cannot stop: {error}");
     }
 }
@@ -129,10 +127,7 @@ impl Idle {
 
     /// `rx`, with a rest when there is nothing to do.
     pub fn patient<Rx: PacketRx>(self: &Arc<Self>, rx: Rx) -> Patient<Rx> {
-        Patient {
-            rx,
-            idle: Arc::clone(self),
-        }
+        Patient { rx, idle: Arc::clone(self) }
     }
 }
 
@@ -150,9 +145,7 @@ impl<Rx: PacketRx> PacketRx for Patient<Rx> {
         let packets = self.rx.receive();
         if !packets.is_empty() {
             self.idle.empty.store(0, Ordering::Relaxed);
-        } else if self.idle.empty.fetch_add(1, Ordering::Relaxed) >= EMPTY_BEFORE_REST
-            && !self.idle.rest.is_zero()
-        {
+        } else if self.idle.empty.fetch_add(1, Ordering::Relaxed) >= EMPTY_BEFORE_REST && !self.idle.rest.is_zero() {
             self.idle.empty.store(0, Ordering::Relaxed);
             thread::sleep(self.idle.rest);
         }

@@ -20,14 +20,9 @@ impl FromStr for Access {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (vlan, device) = text
-            .split_once('=')
-            .ok_or("expected VLAN=DEVICE, e.g. 100=net_tap0,iface=a0")?;
+        let (vlan, device) = text.split_once('=').ok_or("expected VLAN=DEVICE, e.g. 100=net_tap0,iface=a0")?;
         match vlan.parse() {
-            Ok(vlan @ 1..=4094) => Ok(Self {
-                vlan,
-                device: device.to_owned(),
-            }),
+            Ok(vlan @ 1..=4094) => Ok(Self { vlan, device: device.to_owned() }),
             _ => Err(format!("{vlan} is no VLAN; they are 1 to 4094")),
         }
     }
@@ -37,11 +32,7 @@ impl FromStr for Access {
 pub fn run(settings: &Settings, accesses: Vec<Access>, trunk: String) -> Result<()> {
     let name = |access: &Access| format!("vlan{}", access.vlan);
     let mut ports = vec![("trunk".to_owned(), trunk)];
-    ports.extend(
-        accesses
-            .iter()
-            .map(|access| (name(access), access.device.clone())),
-    );
+    ports.extend(accesses.iter().map(|access| (name(access), access.device.clone())));
     let mut runtime = runtime::build(settings, &ports)?;
     let idle = Idle::announced(settings);
 
@@ -49,13 +40,8 @@ pub fn run(settings: &Settings, accesses: Vec<Access>, trunk: String) -> Result<
         let (name, vlan, idle) = (name(access), access.vlan, idle.clone());
         runtime.add_pipeline_to_core(settings.core, move |mut queues| {
             let (access, trunk) = (queues.remove(&name), queues.remove("trunk"));
-            let (access, trunk) = (
-                access.expect("it is on this core"),
-                trunk.expect("it is on this core"),
-            );
-            Poll::new(idle.patient(access))
-                .map(move |mbuf| frame::tag(mbuf, vlan))
-                .send(trunk)
+            let (access, trunk) = (access.expect("it is on this core"), trunk.expect("it is on this core"));
+            Poll::new(idle.patient(access)).map(move |mbuf| frame::tag(mbuf, vlan)).send(trunk)
         })?;
     }
     runtime.add_pipeline_to_core(settings.core, move |mut queues| {
@@ -113,13 +99,7 @@ mod tests {
     #[test]
     fn an_access_port_names_its_vlan_first() {
         let access: Access = "100=net_tap0,iface=a=b".parse().expect("well-formed");
-        assert_eq!(
-            access,
-            Access {
-                vlan: 100,
-                device: "net_tap0,iface=a=b".to_owned()
-            }
-        );
+        assert_eq!(access, Access { vlan: 100, device: "net_tap0,iface=a=b".to_owned() });
         assert!("0=net_tap0".parse::<Access>().is_err());
         assert!("4095=net_tap0".parse::<Access>().is_err());
         assert!("net_tap0".parse::<Access>().is_err());

@@ -38,10 +38,7 @@ fn a_pipeline_over_net_pcap_translates_what_it_reads() {
     let folder = std::env::temp_dir().join(format!("erhu-farside-pcap-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
     let (input, output) = (folder.join("in.pcap"), folder.join("out.pcap"));
-    write(
-        &input,
-        &[&IPV4_UDP_PACKET, &IPV4_TCP_PACKET, &IPV4_UDP_PACKET],
-    );
+    write(&input, &[&IPV4_UDP_PACKET, &IPV4_TCP_PACKET, &IPV4_UDP_PACKET]);
 
     let config: RuntimeConfig = toml::from_str(&format!(
         r#"
@@ -59,9 +56,7 @@ fn a_pipeline_over_net_pcap_translates_what_it_reads() {
     .expect("the configuration is well-formed");
     let started = std::time::Instant::now();
     let mut runtime = Runtime::build(config).expect("DPDK starts");
-    runtime
-        .add_pipeline_to_port("file", translate)
-        .expect("the port exists");
+    runtime.add_pipeline_to_port("file", translate).expect("the port exists");
     runtime.execute().expect("the runtime runs");
     drop(runtime);
     let _ = std::fs::remove_dir_all(erhu_dpdk::runtime_dir().expect("DPDK was started"));
@@ -75,23 +70,16 @@ fn a_pipeline_over_net_pcap_translates_what_it_reads() {
         assert_eq!(frame[34..36], 40_000_u16.to_be_bytes());
         assert_eq!(sum(&frame[14..34], 0), 0xffff, "IPv4 checksum");
         let length = u32::try_from(frame.len() - 34).expect("short");
-        assert_eq!(
-            sum(&[&frame[26..34], &frame[34..]].concat(), 17 + length),
-            0xffff,
-            "UDP checksum"
-        );
+        assert_eq!(sum(&[&frame[26..34], &frame[34..]].concat(), 17 + length), 0xffff, "UDP checksum");
     }
     let _ = std::fs::remove_dir_all(folder);
 }
 
 /// Ones' complement sum.
 fn sum(bytes: &[u8], start: u32) -> u32 {
-    let mut sum = bytes.chunks(2).fold(start, |sum, pair| {
-        sum + u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
-    });
+    let mut sum = bytes
+        .chunks(2)
+        .fold(start, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -102,9 +90,7 @@ fn write(path: &Path, frames: &[&[u8]]) {
     let mut writer = PcapWriter::new(File::create(path).expect("writable")).expect("writable");
     for frame in frames {
         let len = u32::try_from(frame.len()).expect("short");
-        writer
-            .write_packet(&PcapPacket::new(Duration::ZERO, len, frame))
-            .expect("writable");
+        writer.write_packet(&PcapPacket::new(Duration::ZERO, len, frame)).expect("writable");
     }
 }
 

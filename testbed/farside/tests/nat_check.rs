@@ -30,20 +30,12 @@ fn a_right_router_passes_and_wrong_ones_are_told_why() {
     ] {
         let (passed, report) = check(&folder, &eal, &pool, fault);
         assert!(!passed, "{fault:?} {report:#}");
-        assert!(
-            report["faults"][wanted].as_u64() > Some(0),
-            "{fault:?} {report:#}"
-        );
+        assert!(report["faults"][wanted].as_u64() > Some(0), "{fault:?} {report:#}");
     }
     let (passed, report) = check(&folder, &eal, &pool, Fault::Loss);
     assert!(!passed, "{report:#}");
     assert!(report["returned"].as_u64() < Some(240), "{report:#}");
-    assert!(
-        report["faults"]
-            .as_object()
-            .is_some_and(serde_json::Map::is_empty),
-        "{report:#}"
-    );
+    assert!(report["faults"].as_object().is_some_and(serde_json::Map::is_empty), "{report:#}");
 
     two_processes_can_be_the_two_sides(&folder, &eal, &pool);
 
@@ -72,25 +64,9 @@ fn check(folder: &Folder, eal: &Eal, pool: &Mempool, fault: Fault) -> (bool, Val
     let inside = format!("net_vhost0,iface={}", sockets[0].display());
     let outside = format!("net_vhost1,iface={}", sockets[1].display());
     // Some faults keep packets from ever coming back.
-    let seconds = if matches!(fault, Fault::None | Fault::Loss) {
-        "30"
-    } else {
-        "3"
-    };
+    let seconds = if matches!(fault, Fault::None | Fault::Loss) { "30" } else { "3" };
     let farside = Farside::start(
-        &[
-            &[
-                "nat-check",
-                "--inside",
-                &inside,
-                "--outside",
-                &outside,
-                "--timeout-s",
-                seconds,
-            ],
-            &PLAN[..],
-        ]
-        .concat(),
+        &[&["nat-check", "--inside", &inside, "--outside", &outside, "--timeout-s", seconds], &PLAN[..]].concat(),
     );
     let mut sides = [farside];
     forward(&sockets, eal, pool, fault, &mut sides);
@@ -102,12 +78,9 @@ fn two_processes_can_be_the_two_sides(folder: &Folder, eal: &Eal, pool: &Mempool
     let sockets = ["generate", "check"].map(|side| folder.0.join(format!("{side}.sock")));
     let inside = format!("net_vhost0,iface={}", sockets[0].display());
     let outside = format!("net_vhost0,iface={}", sockets[1].display());
-    let generate = [
-        "generate", "--inside", &inside, "--rate", "2000", "--expect", "240",
-    ];
+    let generate = ["generate", "--inside", &inside, "--rate", "2000", "--expect", "240"];
     let check = ["check", "--outside", &outside, "--timeout-s", "30"];
-    let mut sides =
-        [generate.as_slice(), &check].map(|words| Farside::start(&[words, &PLAN[..]].concat()));
+    let mut sides = [generate.as_slice(), &check].map(|words| Farside::start(&[words, &PLAN[..]].concat()));
     forward(&sockets, eal, pool, Fault::None, &mut sides);
     for side in sides {
         let (passed, report) = side.outcome();

@@ -25,10 +25,7 @@ impl Host {
 
     fn ping(&self, address: &str) -> Child {
         Command::new("ip")
-            .args([
-                "netns", "exec", &self.0, "ping", "-q", "-c", "4", "-i", "0.2", "-W", "5", "-s",
-                "1472", address,
-            ])
+            .args(["netns", "exec", &self.0, "ping", "-q", "-c", "4", "-i", "0.2", "-W", "5", "-s", "1472", address])
             .stdout(Stdio::null())
             .spawn()
             .expect("ping is installed")
@@ -43,11 +40,7 @@ impl Drop for Host {
 
 fn ip(arguments: &[&str]) {
     assert!(
-        Command::new("ip")
-            .args(arguments)
-            .status()
-            .expect("iproute2 is installed")
-            .success(),
+        Command::new("ip").args(arguments).status().expect("iproute2 is installed").success(),
         "ip {arguments:?}"
     );
 }
@@ -77,8 +70,7 @@ fn equal_hosts_of_two_tenants_share_a_trunk() {
     let pool = common::pool(&eal);
     let (port, mut queues) = common::virtio(&eal, &pool, 0, &socket);
     farside.wait_until_ready();
-    let hosts = [0, 1]
-        .map(|n| Host::with_interface(&taps[n], "10.0.0.2/24", &format!("02:00:00:00:00:a{n}")));
+    let hosts = [0, 1].map(|n| Host::with_interface(&taps[n], "10.0.0.2/24", &format!("02:00:00:00:00:a{n}")));
     let mut pings = hosts.each_ref().map(|host| host.ping("10.0.0.1"));
 
     let mut macs_seen = [None, None];
@@ -91,11 +83,7 @@ fn equal_hosts_of_two_tenants_share_a_trunk() {
         let mut answers = MbufArray::<32>::new();
         for mut packet in burst.drain() {
             let frame = packet.data_mut();
-            assert_eq!(
-                frame[12..14],
-                [0x81, 0],
-                "everything on the trunk is tagged"
-            );
+            assert_eq!(frame[12..14], [0x81, 0], "everything on the trunk is tagged");
             let tenant = usize::from(u16::from_be_bytes([frame[14], frame[15]]) / 100 - 1);
             let from: [u8; 6] = frame[6..12].try_into().expect("six bytes");
             if answer(frame) {
@@ -110,45 +98,25 @@ fn equal_hosts_of_two_tenants_share_a_trunk() {
             *result = ping.try_wait().expect("it is our child");
         }
     }
-    assert!(
-        results
-            .iter()
-            .flatten()
-            .all(std::process::ExitStatus::success),
-        "{results:?}"
-    );
-    assert_eq!(
-        macs_seen,
-        [Some([2, 0, 0, 0, 0, 0xa0]), Some([2, 0, 0, 0, 0, 0xa1])]
-    );
+    assert!(results.iter().flatten().all(std::process::ExitStatus::success), "{results:?}");
+    assert_eq!(macs_seen, [Some([2, 0, 0, 0, 0, 0xa0]), Some([2, 0, 0, 0, 0, 0xa1])]);
     drop((queues, port, pool, eal));
     common::remove_runtime_files();
 }
 
 fn a_kernel_host_pings_the_server(tap: &str) {
-    let mut farside = Farside::start(&[
-        "respond",
-        "--port",
-        &format!("net_tap0,iface={tap}"),
-        "--address",
-        "192.0.2.1",
-    ]);
+    let mut farside =
+        Farside::start(&["respond", "--port", &format!("net_tap0,iface={tap}"), "--address", "192.0.2.1"]);
     farside.wait_until_ready();
     let host = Host::with_interface(tap, "192.0.2.2/24", "02:00:00:00:00:aa");
-    assert!(
-        host.ping("192.0.2.1")
-            .wait()
-            .expect("it is our child")
-            .success()
-    );
+    assert!(host.ping("192.0.2.1").wait().expect("it is our child").success());
 }
 
 /// Turns a tagged ARP or echo request for 10.0.0.1 into its answer.
 fn answer(frame: &mut [u8]) -> bool {
     const ADDRESS: [u8; 4] = [10, 0, 0, 1];
     let is_arp = frame[16..18] == [8, 6] && frame[25] == 1 && frame[42..46] == ADDRESS;
-    let is_echo =
-        frame[16..18] == [8, 0] && frame[27] == 1 && frame[38] == 8 && frame[34..38] == ADDRESS;
+    let is_echo = frame[16..18] == [8, 0] && frame[27] == 1 && frame[38] == 8 && frame[34..38] == ADDRESS;
     if is_arp {
         frame[25] = 2;
         frame.copy_within(26..36, 36);

@@ -115,8 +115,9 @@ pub enum ReplayError {
 pub fn run(options: &Options) -> Result<Report, ReplayError> {
     let config = Config::for_replay(&options.config)?;
     let facts = Facts::from(&config);
-    let checked = check_script(&options.rules, &facts)
-        .map_err(|errors| ReplayError::Script(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let checked = check_script(&options.rules, &facts).map_err(|errors| {
+        ReplayError::Script(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
     let ports: Vec<PortFacts> = config
         .ports
         .iter()
@@ -294,12 +295,8 @@ impl Run<'_> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let status = match cli::split_command(text) {
             Ok(words) => {
-                let mut env = cli::Env {
-                    out: &mut out,
-                    err: &mut err,
-                    dataplane: Some(&mut self.plane),
-                    is_terminal: false,
-                };
+                let mut env =
+                    cli::Env { out: &mut out, err: &mut err, dataplane: Some(&mut self.plane), is_terminal: false };
                 cli::run(words, &mut env)
             }
             Err(reason) => {
@@ -341,8 +338,7 @@ impl Run<'_> {
     fn list(&mut self, words: &[&str]) -> Vec<u8> {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let words = words.iter().map(|w| (*w).into());
-        let mut env =
-            cli::Env { out: &mut out, err: &mut err, dataplane: Some(&mut self.plane), is_terminal: false };
+        let mut env = cli::Env { out: &mut out, err: &mut err, dataplane: Some(&mut self.plane), is_terminal: false };
         cli::run(words, &mut env);
         out
     }

@@ -37,7 +37,8 @@ pub fn statistics(plane: &Plane) -> String {
             }),
         );
     }
-    let worker = |pick: &dyn Fn(&erhu_planes::stats::WorkerBlock) -> u64| stats.sum(|w| stats.worker(w).map_or(0, pick));
+    let worker =
+        |pick: &dyn Fn(&erhu_planes::stats::WorkerBlock) -> u64| stats.sum(|w| stats.worker(w).map_or(0, pick));
     let drops = named(DropReason::ALL, |r| (r.name(), worker(&|b| b.drops[r.index()].load(Ordering::Relaxed))));
     let counters: Vec<Counter> = Counter::ALL.iter().copied().filter(|c| !INTERNAL.contains(c)).collect();
     let counters = named(&counters, |c| (c.name(), worker(&|b| b.counters[c.index()].load(Ordering::Relaxed))));
@@ -67,7 +68,8 @@ fn named<T: Copy>(all: &[T], row: impl Fn(T) -> (&'static str, u64)) -> Map<Stri
 fn zones(stats: &StatsRegion) -> Map<String, Value> {
     let mut zones = Map::new();
     for (slot, id, name) in stats.names(Directory::Zones) {
-        let of = |pick: &dyn Fn(&erhu_planes::stats::ZoneBlock) -> u64| stats.sum(|w| stats.zone(w, slot).map_or(0, pick));
+        let of =
+            |pick: &dyn Fn(&erhu_planes::stats::ZoneBlock) -> u64| stats.sum(|w| stats.zone(w, slot).map_or(0, pick));
         let created = of(&|b| b.created.load(Ordering::Relaxed));
         let ended = of(&|b| b.ended.load(Ordering::Relaxed));
         let drops = named(DropReason::ALL, |r| (r.name(), of(&|b| b.drops[r.index()].load(Ordering::Relaxed))));
@@ -82,7 +84,9 @@ fn zones(stats: &StatsRegion) -> Map<String, Value> {
 fn named_counters(stats: &StatsRegion) -> Map<String, Value> {
     let mut counters = Map::new();
     for (slot, _, name) in stats.names(Directory::Named) {
-        let of = |pick: &dyn Fn(&erhu_planes::stats::NamedCounter) -> u64| stats.sum(|w| stats.named(w, slot).map_or(0, pick));
+        let of = |pick: &dyn Fn(&erhu_planes::stats::NamedCounter) -> u64| {
+            stats.sum(|w| stats.named(w, slot).map_or(0, pick))
+        };
         let packets = of(&|c| c.packets.load(Ordering::Relaxed));
         let bytes = of(&|c| c.bytes.load(Ordering::Relaxed));
         counters.insert(name, json!({"packets": packets, "bytes": bytes}));

@@ -33,8 +33,7 @@ pub fn remove_runtime_files() {
 
 /// 2047 packets.
 pub fn pool(eal: &Eal) -> Mempool {
-    eal.pool(&PoolConfig::new("packets", 2047))
-        .expect("memory is enough")
+    eal.pool(&PoolConfig::new("packets", 2047)).expect("memory is enough")
 }
 
 /// Whether the test may create network interfaces; says so where it may not.
@@ -59,10 +58,7 @@ impl Made {
 
     /// A veth pair, both ends up.
     pub fn veth(one: &str, other: &str) -> Self {
-        run(
-            "ip",
-            &["link", "add", one, "type", "veth", "peer", "name", other],
-        );
+        run("ip", &["link", "add", one, "type", "veth", "peer", "name", other]);
         for end in [one, other] {
             run("ip", &["link", "set", end, "up"]);
         }
@@ -78,10 +74,7 @@ impl Drop for Made {
 
 /// Runs a program and fails with its output if it fails.
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = std::process::Command::new(program)
-        .args(arguments)
-        .output()
-        .expect("the program exists");
+    let output = std::process::Command::new(program).args(arguments).output().expect("the program exists");
     assert!(
         output.status.success(),
         "{program} {arguments:?}: {}{}",
@@ -97,11 +90,7 @@ pub fn receive<const N: usize>(queue: &mut RxQueue, wanted: usize) -> MbufArray<
     let patience = Instant::now() + Duration::from_secs(10);
     while burst.len() < wanted {
         queue.poll(&mut burst);
-        assert!(
-            Instant::now() < patience,
-            "{} of {wanted} packets came",
-            burst.len()
-        );
+        assert!(Instant::now() < patience, "{} of {wanted} packets came", burst.len());
     }
     burst
 }
@@ -111,11 +100,7 @@ pub fn send_all<const N: usize>(queue: &mut TxQueue, burst: &mut MbufArray<N>) {
     let patience = Instant::now() + Duration::from_secs(10);
     while !burst.is_empty() {
         queue.send(burst);
-        assert!(
-            Instant::now() < patience,
-            "{} packets were not sent",
-            burst.len()
-        );
+        assert!(Instant::now() < patience, "{} packets were not sent", burst.len());
     }
 }
 
@@ -137,12 +122,7 @@ pub fn is_ours(packet: &Mbuf) -> bool {
 pub fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum = bytes
         .chunks(2)
-        .map(|pair| {
-            u32::from(u16::from_be_bytes([
-                pair[0],
-                pair.get(1).copied().unwrap_or(0),
-            ]))
-        })
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
         .sum::<u32>();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -152,10 +132,7 @@ pub fn internet_checksum(bytes: &[u8]) -> u16 {
 
 /// Turns an ARP request or an ICMP echo request for `address` into its answer, in place.
 pub fn answer(frame: &mut [u8], mac: [u8; 6], address: Ipv4Addr) -> bool {
-    let Some(kind) = frame
-        .get(12..14)
-        .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    else {
+    let Some(kind) = frame.get(12..14).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]])) else {
         return false;
     };
     let answered = match kind {
@@ -166,12 +143,7 @@ pub fn answer(frame: &mut [u8], mac: [u8; 6], address: Ipv4Addr) -> bool {
             frame[28..32].copy_from_slice(&address.octets());
             true
         }
-        0x0800
-            if frame.len() >= 42
-                && frame[23] == 1
-                && frame[34] == 8
-                && frame[30..34] == address.octets() =>
-        {
+        0x0800 if frame.len() >= 42 && frame[23] == 1 && frame[34] == 8 && frame[30..34] == address.octets() => {
             frame.copy_within(26..30, 30);
             frame[26..30].copy_from_slice(&address.octets());
             frame[34] = 0;

@@ -31,8 +31,7 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(test: &str) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("erhu-farside-{test}-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("erhu-farside-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
         Self(folder)
     }
@@ -59,35 +58,21 @@ impl Farside {
 
     /// Waits for the line that tells its ports are started.
     pub fn wait_until_ready(&mut self) {
-        let output = self
-            .0
-            .as_mut()
-            .and_then(|child| child.stdout.as_mut())
-            .expect("it is piped");
+        let output = self.0.as_mut().and_then(|child| child.stdout.as_mut()).expect("it is piped");
         let mut line = [0; 6];
         output.read_exact(&mut line).expect("it says something");
         assert_eq!(&line, b"ready\n");
     }
 
     pub fn has_ended(&mut self) -> bool {
-        self.0
-            .as_mut()
-            .is_some_and(|child| child.try_wait().expect("it is our child").is_some())
+        self.0.as_mut().is_some_and(|child| child.try_wait().expect("it is our child").is_some())
     }
 
     /// Exit status and report.
     pub fn outcome(mut self) -> (bool, serde_json::Value) {
-        let output = self
-            .0
-            .take()
-            .expect("taken once")
-            .wait_with_output()
-            .expect("it is our child");
+        let output = self.0.take().expect("taken once").wait_with_output().expect("it is our child");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (
-            output.status.success(),
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}")),
-        )
+        (output.status.success(), serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}")))
     }
 }
 
@@ -95,11 +80,8 @@ impl Drop for Farside {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
             // Politely, so that it cleans up; it has ten seconds for that.
-            let pid = i32::try_from(child.id())
-                .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            let _ =
-                pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
             let patience = Instant::now() + Duration::from_secs(10);
             while Instant::now() < patience && matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(20));
@@ -114,11 +96,7 @@ impl Drop for Farside {
 pub fn wait_for(path: &Path) {
     let patience = Instant::now() + Duration::from_secs(20);
     while !path.exists() {
-        assert!(
-            Instant::now() < patience,
-            "{} does not appear",
-            path.display()
-        );
+        assert!(Instant::now() < patience, "{} does not appear", path.display());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -128,16 +106,14 @@ pub fn virtio(eal: &Eal, pool: &Mempool, number: u8, socket: &Path) -> (Port, Qu
     wait_for(socket);
     let device = format!("net_virtio_user{number},path={},queues=1", socket.display());
     let mut port = Port::open(eal, &device).expect("the socket answers");
-    port.configure(&PortConfig::default(), pool)
-        .expect("one queue each way");
+    port.configure(&PortConfig::default(), pool).expect("one queue each way");
     let queues = port.start().expect("configured");
     (port, queues)
 }
 
 /// 4095 packets.
 pub fn pool(eal: &Eal) -> Mempool {
-    eal.pool(&PoolConfig::new("packets", 4095))
-        .expect("memory is enough")
+    eal.pool(&PoolConfig::new("packets", 4095)).expect("memory is enough")
 }
 
 /// What the router does wrong.
@@ -197,15 +173,10 @@ impl Router {
         let mut burst = MbufArray::<32>::new();
         let (mut to_inside, mut to_outside) = (MbufArray::<64>::new(), MbufArray::<64>::new());
         let put = |frame: Vec<u8>, there: &mut MbufArray<64>| {
-            there
-                .push(pool.copy_of(&frame).expect("the pool is large"))
-                .expect("room for all");
+            there.push(pool.copy_of(&frame).expect("the pool is large")).expect("room for all");
         };
         if self.target_mac.is_none() {
-            put(
-                arp(1, [0xff; 6], self.outside, [0; 6], self.target),
-                &mut to_outside,
-            );
+            put(arp(1, [0xff; 6], self.outside, [0; 6], self.target), &mut to_outside);
         }
         inside.rx[0].poll(&mut burst);
         for packet in burst.drain() {
@@ -242,10 +213,7 @@ impl Router {
             return None;
         }
         let address = *self.pools.get(&vlan)?;
-        let source: [u8; 6] = [&frame[26..30], &frame[34..36]]
-            .concat()
-            .try_into()
-            .expect("six bytes");
+        let source: [u8; 6] = [&frame[26..30], &frame[34..36]].concat().try_into().expect("six bytes");
         let inside = Inside {
             vlan,
             mac: frame[6..12].try_into().expect("six bytes"),
@@ -260,14 +228,10 @@ impl Router {
         });
         self.by_outside.insert((address, port), inside);
         self.forwarded += 1;
-        if self.fault == Fault::Loss && self.forwarded % 10 == 0 {
+        if self.fault == Fault::Loss && self.forwarded.is_multiple_of(10) {
             return None;
         }
-        let address = if self.fault == Fault::ForeignPool {
-            [203, 0, 113, 99]
-        } else {
-            address
-        };
+        let address = if self.fault == Fault::ForeignPool { [203, 0, 113, 99] } else { address };
         frame[..6].copy_from_slice(&self.target_mac?);
         frame[26..30].copy_from_slice(&address);
         frame[34..36].copy_from_slice(&port.to_be_bytes());
@@ -286,11 +250,7 @@ impl Router {
         frame[30..34].copy_from_slice(&inside.address);
         frame[36..38].copy_from_slice(&inside.port);
         self.finish(&mut frame);
-        let vlan = if self.fault == Fault::OtherTenant {
-            300 - inside.vlan
-        } else {
-            inside.vlan
-        };
+        let vlan = if self.fault == Fault::OtherTenant { 300 - inside.vlan } else { inside.vlan };
         Some(tagged(vlan, &frame))
     }
 
@@ -314,61 +274,30 @@ fn is_udp(frame: &[u8]) -> bool {
 
 /// VLAN and frame without its tag.
 fn untagged(frame: &[u8]) -> Option<(u16, Vec<u8>)> {
-    (frame.get(12..14)? == [0x81, 0]).then(|| {
-        (
-            u16::from_be_bytes([frame[14], frame[15]]) & 0xfff,
-            [&frame[..12], &frame[16..]].concat(),
-        )
-    })
+    (frame.get(12..14)? == [0x81, 0])
+        .then(|| (u16::from_be_bytes([frame[14], frame[15]]) & 0xfff, [&frame[..12], &frame[16..]].concat()))
 }
 
 fn tagged(vlan: u16, frame: &[u8]) -> Vec<u8> {
     [&frame[..12], &[0x81, 0], &vlan.to_be_bytes(), &frame[12..]].concat()
 }
 
-fn arp(
-    operation: u8,
-    to: [u8; 6],
-    from_address: [u8; 4],
-    target: [u8; 6],
-    target_address: [u8; 4],
-) -> Vec<u8> {
+fn arp(operation: u8, to: [u8; 6], from_address: [u8; 4], target: [u8; 6], target_address: [u8; 4]) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, operation];
-    [
-        &to[..],
-        &ROUTER_MAC,
-        &[8, 6],
-        &head,
-        &ROUTER_MAC,
-        &from_address,
-        &target,
-        &target_address,
-    ]
-    .concat()
+    [&to[..], &ROUTER_MAC, &[8, 6], &head, &ROUTER_MAC, &from_address, &target, &target_address].concat()
 }
 
 fn answer_arp(frame: &[u8], address: [u8; 4]) -> Option<Vec<u8>> {
     let asked = frame.get(12..14)? == [8, 6] && frame[21] == 1 && frame[38..42] == address;
     let asker: [u8; 6] = frame.get(22..28)?.try_into().ok()?;
-    asked.then(|| {
-        arp(
-            2,
-            asker,
-            address,
-            asker,
-            frame[28..32].try_into().expect("four bytes"),
-        )
-    })
+    asked.then(|| arp(2, asker, address, asker, frame[28..32].try_into().expect("four bytes")))
 }
 
 /// Ones' complement sum.
 pub fn sum(bytes: &[u8], start: u32) -> u16 {
-    let mut sum = bytes.chunks(2).fold(start, |sum, pair| {
-        sum + u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
-    });
+    let mut sum = bytes
+        .chunks(2)
+        .fold(start, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
