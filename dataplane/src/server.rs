@@ -15,6 +15,8 @@ use tracing::{debug, warn};
 
 /// Clients at once.
 const CLIENTS: usize = 32;
+/// … of whom so many may be such as may only read: they cannot lock the others out.
+const READERS: usize = 16;
 /// How long a client may take to read its answer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,28 +42,32 @@ pub fn listen(path: &Path, requests: Sender<Asked>) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     // Anyone may ask; what they may ask is decided by their credentials.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    let clients = Arc::new(AtomicUsize::new(0));
+    let (all, readers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     std::thread::Builder::new().name("control".into()).spawn(move || {
         for stream in listener.incoming() {
-            let stream = match stream {
-                Ok(stream) => stream,
+            let channel = match stream {
+                Ok(stream) => Channel::new(stream),
                 Err(e) => {
                     warn!("control socket: {e}");
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
             };
-            if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
-                clients.fetch_sub(1, Ordering::Relaxed);
-                warn!("control socket: more than {CLIENTS} clients at once, one was turned away");
+            let may_write = channel.peer_uid().is_ok_and(may_write);
+            let seats = [Seat::take(&all, CLIENTS), Seat::take(&readers, if may_write { usize::MAX } else { READERS })];
+            if seats.iter().any(Option::is_none) {
+                warn!("control socket: too many clients at once, one was turned away");
                 continue;
             }
-            let (requests, clients) = (requests.clone(), clients.clone());
+            // Writers leave the readers' account alone.
+            let [seat, reader] = seats;
+            let reader = if may_write { None } else { reader };
+            let requests = requests.clone();
             let serve = move || {
-                if let Err(e) = client(Channel::new(stream), &requests) {
+                let _seats = (seat, reader);
+                if let Err(e) = client(channel, &requests) {
                     debug!("control client: {e}");
                 }
-                clients.fetch_sub(1, Ordering::Relaxed);
             };
             if let Err(e) = std::thread::Builder::new().name("client".into()).spawn(serve) {
                 warn!("control client: {e}");
@@ -71,10 +77,32 @@ pub fn listen(path: &Path, requests: Sender<Asked>) -> io::Result<()> {
     Ok(())
 }
 
+/// One of a number of places, given back on drop.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let seat = Self(taken.clone());
+        // The seat exists, and gives itself back, even if it is one too many.
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether a user may change this instance: its owner and root may.
+fn may_write(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::getuid().as_raw()
+}
+
 fn client(mut channel: Channel, requests: &Sender<Asked>) -> io::Result<()> {
     channel.stream().set_write_timeout(Some(SEND_TIMEOUT))?;
     let peer = channel.peer_uid()?;
-    let may_write = peer == 0 || peer == rustix::process::getuid().as_raw();
+    let may_write = may_write(peer);
     while let Some((request, file)) = channel.receive::<Request>()? {
         let (response, bytes) = if request.is_write() && !may_write {
             let reason = format!("user {peer} may not change this instance; its owner and root may");

@@ -358,7 +358,7 @@ impl Drop for Namespace {
 }
 
 /// A binary of this workspace: in the folder that `ERHU_BIN_DIR` names, else beside the test (`target/debug`), where
-/// `cargo build -p erhu-dataplane -p erhu-controlplane` puts it.
+/// `cargo build -p erhu-dataplane -p erhu-controlplane -p erhu-farside` puts it.
 ///
 /// # Errors
 /// If it is not there; says how to build it.
@@ -373,7 +373,7 @@ pub fn binary(name: &str) -> Result<PathBuf, Fault> {
     if path.is_file() {
         return Ok(path);
     }
-    let remedy = "build it with `cargo build -p erhu-dataplane -p erhu-controlplane`, or set ERHU_BIN_DIR";
+    let remedy = "build it with `cargo build -p erhu-dataplane -p erhu-controlplane -p erhu-farside`, or set ERHU_BIN_DIR";
     Err(Fault::new(path.display().to_string(), format!("there is no such program: {remedy}")))
 }
 

@@ -372,12 +372,27 @@ fn a_program_with_any_byte_changed_is_refused_or_runs_and_breaks_nothing() {
         assert_eq!(pool["given"], pool["returned"], "{pool:#}");
         assert_eq!(pool["hosts"], 0, "{pool:#}");
     }
+    wait_until_no_packet_waits(&instance);
     let before = counter(&instance, "slow_path");
     must(must(instance.far_side(PLAN)).judgement(&instance));
     let slow = counter(&instance, "slow_path") - before;
     assert!(slow < PLAN.total() / 10, "{slow} packets of {} both ways were not on the fast path", 2 * PLAN.total());
     is_healthy(&instance);
     assert!(dataplane.is_running());
+}
+
+/// Until what was sent to a next hop that does not answer has been given up.
+fn wait_until_no_packet_waits(instance: &Instance) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let neighbours = must(instance.document(&["show", "neighbours"]));
+        let waiting: u64 = neighbours.as_array().unwrap().iter().map(|n| n["waiting"].as_u64().unwrap()).sum();
+        if waiting == 0 {
+            return;
+        }
+        assert!(Instant::now() < until, "{waiting} packets wait for ever: {neighbours:#}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// A counter of all workers.

@@ -59,9 +59,11 @@ impl<P: Buffers> Worker<P> {
         if !usual {
             return Fast::NotHere;
         }
-        let egress = self.shared.adjacencies.get((decision >> 32) as u32).egress();
+        let adjacency = self.shared.adjacencies.get((decision >> 32) as u32);
+        let egress = adjacency.egress();
         let Some(destination) = egress.destination else { return Fast::NotHere };
-        if meta.parsed.length > egress.mtu || !self.waiting.is_empty() {
+        // Packets that still wait for this next hop go first.
+        if meta.parsed.length > egress.mtu || adjacency.has_waiting() {
             return Fast::NotHere;
         }
         if bits & flags::STEADY != 0 {

@@ -152,6 +152,12 @@ impl Adjacency {
             .is_ok()
     }
 
+    /// Whether packets wait for it, on any worker.
+    #[inline]
+    pub fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
     /// Gives it back.
     pub fn stop_waiting(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
