@@ -369,7 +369,6 @@ fn what_is_still_to_come_is_refused_before_anything_is_done() {
         "conntrack -U -p tcp -m 7",
         "conntrack -E -e NEW -o timestamp",
         "conntrack -R file.txt",
-        "conntrack -L -z",
         "conntrack -L -l label",
         "conntrack -G expect",
         "show sets",

@@ -54,7 +54,8 @@ pub fn listen(path: &Path, requests: Sender<Asked>) -> io::Result<()> {
                 }
             };
             let may_write = channel.peer_uid().is_ok_and(may_write);
-            let seats = [Seat::take(&all, CLIENTS), Seat::take(&readers, if may_write { usize::MAX } else { READERS })];
+            let seats =
+                [Seat::take(&all, CLIENTS), Seat::take(&readers, if may_write { usize::MAX } else { READERS })];
             if seats.iter().any(Option::is_none) {
                 warn!("control socket: too many clients at once, one was turned away");
                 continue;

@@ -373,7 +373,8 @@ pub fn binary(name: &str) -> Result<PathBuf, Fault> {
     if path.is_file() {
         return Ok(path);
     }
-    let remedy = "build it with `cargo build -p erhu-dataplane -p erhu-controlplane -p erhu-farside`, or set ERHU_BIN_DIR";
+    let remedy =
+        "build it with `cargo build -p erhu-dataplane -p erhu-controlplane -p erhu-farside`, or set ERHU_BIN_DIR";
     Err(Fault::new(path.display().to_string(), format!("there is no such program: {remedy}")))
 }
 

@@ -150,6 +150,7 @@ impl Fake {
             }
         }
         let cold: &Cold = self.slab.line(line + class.cold_at()).unwrap();
+        cold.class.store(class as u8, relaxed);
         cold.timeout.store(entry.seconds * TICKS_PER_SECOND, relaxed);
         cold.status.store(entry.status, relaxed);
         cold.mark.store(entry.mark, relaxed);
