@@ -270,10 +270,12 @@ fn random_mixtures_agree() {
     for round in 0..3 {
         let mut queues: Vec<Vec<play::Step>> = (0..12)
             .map(|k| {
-                let port = 40_000 + k / 2;
+                let port = 40_000 + k;
                 let flow = if random.below(2) == 0 { blue(port) } else { green(port) };
                 match random.below(4) {
-                    0 => udp(flow, "> < > <"),
+                    // One answer each: whether a further packet makes a stream hangs on when the kernel's clock calls
+                    // two seconds over, which the plays of UDP alone settle by waiting.
+                    0 => udp(flow, "> <"),
                     1 => echo(flow, "> < > <"),
                     _ => tcp(flow, LIVES[random.below(LIVES.len())].1),
                 }
