@@ -40,8 +40,11 @@ need() {
 
 has() { command -v "$1"; }
 
+# libclang-cpp is another library: it is no help.
 has_libclang() {
-    compgen -G "${LIBCLANG_PATH:-/usr/lib/llvm-*/lib}/libclang*.so*" || ldconfig -p | grep -q 'libclang.*\.so'
+    compgen -G "${LIBCLANG_PATH:-/usr/lib/llvm-*/lib}/libclang.so*" ||
+        compgen -G "${LIBCLANG_PATH:-/usr/lib/llvm-*/lib}/libclang-[0-9]*.so*" ||
+        ldconfig -p | grep -qE 'libclang(-[0-9.]+)?\.so'
 }
 
 # Drivers are plugins that DPDK loads, each in a package of its own.
