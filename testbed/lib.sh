@@ -68,6 +68,7 @@ need_for_tests() {
     need nftables "the kernel's translation, for comparison" has nft
     need conntrack "the kernel's connection table, for comparison" has conntrack
     need tcpdump 'reads captures' has tcpdump
+    need valgrind 'counts instructions' has valgrind
 }
 
 # Installs what was noted as missing, or says how to.

@@ -3,14 +3,14 @@
 # namespaces. Needs no huge pages and no NIC.
 #
 #   testbed/test.sh            everything
-#   testbed/test.sh STEP...    some of: format lint build test demo
+#   testbed/test.sh STEP...    some of: format lint build test instructions demo
 #
 # Cargo builds into CARGO_TARGET_DIR, else target. Captures of ERHU_PCAPS (else ../shared/pcaps, if there) are replayed
 # beside our own.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-steps=(format lint build test demo)
+steps=(format lint build test instructions demo)
 case ${1:-} in
 -h | --help)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
@@ -19,8 +19,8 @@ case ${1:-} in
 esac
 if (($#)); then steps=("$@"); fi
 for step in "${steps[@]}"; do
-    [[ " format lint build test demo " == *" $step "* ]] ||
-        { echo "No step is called $step: format, lint, build, test or demo." >&2 && exit 2; }
+    [[ " format lint build test instructions demo " == *" $step "* ]] ||
+        { echo "No step is called $step: format, lint, build, test, instructions or demo." >&2 && exit 2; }
 done
 
 ((EUID == 0)) || fail 'The tests need root, for network namespaces and tap devices.' \
@@ -38,6 +38,8 @@ step_test() {
     cargo test --workspace --no-fail-fast 2>&1 | tee "$log" |
         { grep --line-buffered -vE '^(running [0-9]+ tests?|test .* ok|)$' || true; }
 }
+# Of the code as it is shipped, counted under valgrind and held against testbed/instructions.toml.
+step_instructions() { cargo run $quiet --release -p erhu-count; }
 step_demo() { testbed/demo.sh; }
 
 declare -A remedy=(
@@ -45,6 +47,7 @@ declare -A remedy=(
     [lint]='cargo clippy --workspace --all-targets'
     [build]='cargo build --workspace --all-targets'
     [test]='cargo test -p PACKAGE --test TEST NAME    runs one test alone; the lines above name it'
+    [instructions]='cargo run --release -p erhu-count    what it says about testbed/instructions.toml is to be done there'
     [demo]='testbed/demo.sh'
 )
 

@@ -1,0 +1,236 @@
+//! A router of one worker between two ports, with a fixed policy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use erhu_nat::Nat;
+use erhu_pipeline::policy::PortFacts;
+use erhu_pipeline::{BURST, Control, Heap, HeapBuffer, Now, Shared, Worker};
+use erhu_planes::DropReason;
+use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
+use erhu_planes::events::EventsRegion;
+use erhu_planes::program::{
+    Action, AddressRange, Behaviour, Encapsulation, Hook, Interface, InterfaceAddress, Match, MatchKey, Neighbour,
+    Pool, PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice, Tracking,
+    Zone, states,
+};
+use erhu_planes::protocol::Status;
+use erhu_planes::region::Region;
+use erhu_planes::stats::StatsRegion;
+use erhu_table::Table;
+
+use crate::CountError;
+
+/// Port of the tenant, VLAN 100.
+pub const LAN: u16 = 0;
+/// Port to the outside.
+pub const WAN: u16 = 1;
+/// Tag of the tenant's frames.
+pub const VLAN: u16 = 100;
+/// MAC addresses of both ports.
+pub const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+/// MAC addresses of what is behind them.
+pub const NEIGHBOURS: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]];
+/// Connections that the table is for.
+const CAPACITY: u32 = 1 << 16;
+/// Loops after which something that should settle never will.
+const PATIENCE: usize = 1_000_000;
+
+/// See the module's text.
+pub struct Plane {
+    shared: Arc<Shared<HeapBuffer>>,
+    worker: Worker<Heap>,
+    /// Boot time, nanoseconds.
+    now_ns: u64,
+    sent: Vec<HeapBuffer>,
+}
+
+fn router(error: impl ToString) -> CountError {
+    CountError::Router(error.to_string())
+}
+
+impl Plane {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If there is no memory, or the policy is refused.
+    pub fn new() -> Result<Self, CountError> {
+        let layout = SlabLayout::for_capacity(CAPACITY, 1);
+        let slab = Region::anonymous("connections", layout.size()).map_err(router)?;
+        let slab = ConnectionsRegion::create(slab, layout, CAPACITY, 1).map_err(router)?;
+        let table = Table::new(slab, CAPACITY, 1, 1, false).map_err(router)?;
+        let names = ["lan", "wan"].map(String::from);
+        let stats = Region::anonymous("stats", StatsRegion::size(1)).map_err(router)?;
+        let stats = StatsRegion::create(stats, 1, &names, 1).map_err(router)?;
+        let events = Region::anonymous("events", EventsRegion::size(1, 64)).map_err(router)?;
+        let events = EventsRegion::create(events, 1, 64, 1).map_err(router)?;
+        let shared = Arc::new(Shared::new(table, Nat::new(1), stats, events, 1, names.len()));
+        let ports = names.into_iter().zip(MACS).map(|(name, mac)| PortFacts { name, mac }).collect();
+        let mut control = Control::new(shared.clone(), ports, Status::default());
+        control.adopt(program().encode().map_err(router)?, 0).map_err(router)?;
+        let policy = shared.policy().ok_or_else(|| router("no policy was published"))?;
+        let worker = Worker::new(shared.clone(), 0, policy, Heap, 1);
+        let mut plane = Self { shared, worker, now_ns: 1_000_000_000_000, sent: Vec::with_capacity(2 * BURST) };
+        plane.pass(0);
+        Ok(plane)
+    }
+
+    /// Lets time pass, and does what is due by then.
+    pub fn pass(&mut self, seconds: u64) {
+        self.now_ns += seconds * 1_000_000_000;
+        let now = self.now();
+        for _ in 0..PATIENCE {
+            if self.worker.between_bursts(now) {
+                return;
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now::new(self.now_ns, self.now_ns)
+    }
+
+    /// Takes a burst through the router and returns what leaves by the other port. Its loop is among those that are
+    /// counted, or not.
+    pub fn turn(&mut self, port: u16, burst: &mut Vec<HeapBuffer>, counted: bool) -> &[HeapBuffer] {
+        // A burst every 20 µs.
+        self.now_ns += 20_000;
+        let now = self.now();
+        self.sent.clear();
+        if counted {
+            self.one_counted_loop(port, burst, now);
+        } else {
+            self.one_loop(port, burst, now);
+        }
+        if let Some(outbox) = self.worker.outbox(usize::from(LAN + WAN - port)) {
+            std::mem::swap(outbox, &mut self.sent);
+        }
+        &self.sent
+    }
+
+    /// What valgrind looks at: it finds it by this name.
+    #[inline(never)]
+    fn one_counted_loop(&mut self, port: u16, burst: &mut Vec<HeapBuffer>, now: Now) {
+        self.one_loop(port, burst, now);
+    }
+
+    #[inline(always)]
+    fn one_loop(&mut self, port: u16, burst: &mut Vec<HeapBuffer>, now: Now) {
+        self.worker.between_bursts(now);
+        self.worker.receive(port, burst, now);
+        self.worker.take_handed(now);
+        self.worker.flush_handovers();
+        self.worker.tally_mut().looped(true, 1000);
+        self.worker.publish();
+    }
+
+    /// Created less ended is live, and nothing was dropped.
+    ///
+    /// # Errors
+    /// If it is not so.
+    pub fn balance(&self) -> Result<(), CountError> {
+        self.worker.publish();
+        let block = self.shared.stats.worker(0).ok_or_else(|| router("worker 0 has no counters"))?;
+        let (created, ended) = (block.created.load(Ordering::Relaxed), block.ended.load(Ordering::Relaxed));
+        let live = u64::from(self.shared.table.live());
+        let dropped: u64 = DropReason::ALL.iter().map(|r| block.drops[r.index()].load(Ordering::Relaxed)).sum();
+        if created - ended != live || dropped != 0 || live == 0 {
+            return Err(router(format!("created {created}, ended {ended}, live {live}, dropped {dropped}")));
+        }
+        Ok(())
+    }
+}
+
+fn any_of(keys: impl IntoIterator<Item = MatchKey>) -> Vec<Match> {
+    keys.into_iter().map(|key| Match { negated: false, key }).collect()
+}
+
+fn range(first: [u8; 4], last: [u8; 4]) -> AddressRange {
+    AddressRange { first: first.into(), last: last.into() }
+}
+
+/// One tenant behind VLAN 100, its pool of 64 addresses, ten rules: the policy that the benchmarks have.
+fn program() -> Program {
+    let mut program = Program::empty();
+    program.zones.push(Zone {
+        id: 1,
+        name: "tenant".into(),
+        limit: None,
+        reserve: 0,
+        rate: None,
+        tracking: Tracking::Loose,
+        timeout: 0,
+    });
+    let sides = [
+        ("lan", Encapsulation::Vlan(VLAN), 1, [10, 255, 255, 1], 24, [10, 255, 255, 2]),
+        ("wan", Encapsulation::Untagged, 0, [198, 51, 255, 254], 16, [198, 51, 255, 1]),
+    ];
+    for ((number, (name, encapsulation, zone, address, length, hop)), mac) in (0..).zip(sides).zip(NEIGHBOURS) {
+        program.interfaces.push(Interface {
+            name: name.into(),
+            port: name.into(),
+            encapsulation,
+            zone,
+            addresses: vec![InterfaceAddress { address: address.into(), length }],
+            mtu: 1500,
+            mac: None,
+            proxy_arp: false,
+        });
+        program.neighbours.push(Neighbour { interface: number, address: hop.into(), mac });
+    }
+    let route = |zone, network: [u8; 4], length, target| {
+        let prefix = Prefix::new(network.into(), length);
+        prefix.map(|prefix| Route { zone, prefix, target, metric: 0 })
+    };
+    program.routes.extend(route(1, [10, 0, 0, 0], 16, RouteTarget::Via([10, 255, 255, 2].into())));
+    program.routes.extend(route(1, [0; 4], 0, RouteTarget::Zone(0)));
+    program.routes.extend(route(0, [0; 4], 0, RouteTarget::Via([198, 51, 255, 1].into())));
+    program.pools.push(Pool {
+        name: "public".into(),
+        addresses: vec![range([198, 51, 0, 1], [198, 51, 0, 64])],
+        ports: PortRange { first: 1024, last: u16::MAX },
+        mapping: Behaviour::EndpointIndependent,
+        filtering: Behaviour::AddressPortDependent,
+        preserve_port: true,
+        parity: true,
+        paired: true,
+        reuse_delay_ms: 0,
+        hairpin: true,
+        zone: 0,
+    });
+    let port = |port| vec![PortRange { first: port, last: port }];
+    let forward = [
+        (any_of([MatchKey::State(states::ESTABLISHED | states::RELATED)]), Action::Accept),
+        (any_of([MatchKey::State(states::INVALID)]), Action::Drop),
+        (any_of([MatchKey::Ingress(vec![1]), MatchKey::State(states::NEW)]), Action::Drop),
+        (
+            any_of([MatchKey::Protocol(vec![6]), MatchKey::DestinationPort(port(25))]),
+            Action::Reject(RejectKind::Default),
+        ),
+        (any_of([MatchKey::Protocol(vec![17]), MatchKey::DestinationPort(port(137))]), Action::Drop),
+        (any_of([MatchKey::Protocol(vec![17]), MatchKey::DestinationPort(port(1900))]), Action::Drop),
+        (
+            any_of([MatchKey::Destination(vec![range([192, 168, 0, 0], [192, 168, 255, 255])])]),
+            Action::Reject(RejectKind::Default),
+        ),
+        (
+            any_of([MatchKey::Destination(vec![range([172, 16, 0, 0], [172, 31, 255, 255])])]),
+            Action::Reject(RejectKind::Default),
+        ),
+        (
+            any_of([
+                MatchKey::Source(vec![range([10, 1, 0, 0], [10, 1, 255, 255])]),
+                MatchKey::Protocol(vec![6]),
+                MatchKey::DestinationPort(port(22)),
+            ]),
+            Action::Drop,
+        ),
+    ];
+    let rule = |(matches, action)| Rule { at: Position::default(), matches, actions: vec![action] };
+    program.hooks[Hook::Forward.index()].rules.extend(forward.map(rule));
+    let snat = Snat { source: SourceChoice::Pool(0), ports: None, random: false, persistent: false };
+    program.hooks[Hook::Postrouting.index()]
+        .rules
+        .push(rule((any_of([MatchKey::Zone(vec![1]), MatchKey::Egress(vec![1])]), Action::Snat(snat))));
+    program
+}
