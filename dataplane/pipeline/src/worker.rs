@@ -357,7 +357,7 @@ impl<P: Buffers> Worker<P> {
             Kind::Fast => Way::LookUp,
             Kind::Ipv4Odd(_) => Way::Slow,
             Kind::BadChecksum => Way::Drop(DropReason::BadChecksum),
-            Kind::Ipv6 | Kind::Other(_) => Way::Drop(DropReason::Unsupported),
+            Kind::Fast6 | Kind::Ipv6Odd(_) | Kind::Other(_) => Way::Drop(DropReason::Unsupported),
         }
     }
 

@@ -7,7 +7,8 @@
 use erhu_planes::tuple::proto;
 use zerocopy::FromBytes;
 
-use crate::header::{Icmp, Ipv4, Tcp, Udp};
+use crate::header::{Icmp, Ipv4, Ipv6, Tcp, Udp};
+use crate::ipv6::Addresses6;
 
 /// What adding does when a TTL goes down by one: the [`delta`] of `[ttl, proto]` to `[ttl - 1, proto]`.
 pub const TTL_DELTA: u16 = u16::from_le_bytes([0xfe, 0xff]);
@@ -85,6 +86,33 @@ pub(crate) fn l4_ok(addresses: u64, protocol: u8, l4: &[u8]) -> bool {
     fold(sum(l4, init)) == 0xffff
 }
 
+/// Sum of the pseudo header of IPv6 (RFC 8200 section 8.1); `length` of the L4 packet.
+#[inline]
+pub(crate) fn pseudo6(addresses: &Addresses6, protocol: u8, length: u16) -> u32 {
+    let Addresses6 { src: [a, b], dst: [c, d] } = *addresses;
+    let sum = narrow(a) + narrow(b) + narrow(c) + narrow(d);
+    sum + u32::from(u16::from_le_bytes([0, protocol])) + u32::from(length.swap_bytes())
+}
+
+/// As [`l4_ok`], of an L4 packet in IPv6: ICMPv6 has a pseudo header too. UDP without a checksum is right; that is for
+/// receivers to refuse (RFC 6935).
+#[inline]
+pub(crate) fn l4_ok6(addresses: &Addresses6, protocol: u8, l4: &[u8]) -> bool {
+    let Ok(length) = u16::try_from(l4.len()) else { return false };
+    match protocol {
+        proto::UDP => match Udp::ref_from_prefix(l4) {
+            Ok((udp, _)) if udp.checksum == [0; 2] => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        },
+        proto::TCP if l4.len() < size_of::<Tcp>() => return false,
+        proto::ICMPV6 if l4.len() < size_of::<Icmp>() => return false,
+        proto::TCP | proto::ICMPV6 => {}
+        _ => return true,
+    }
+    fold(sum(l4, pseudo6(addresses, protocol, length))) == 0xffff
+}
+
 /// Splits an IPv4 packet without padding into addresses and L4 packet; UDP ends at its own length field.
 fn split_v4(l3: &[u8], ihl: usize, protocol: u8) -> Option<(u64, usize)> {
     let (ip, _) = Ipv4::ref_from_prefix(l3).ok()?;
@@ -103,6 +131,25 @@ fn split_v4(l3: &[u8], ihl: usize, protocol: u8) -> Option<(u64, usize)> {
 pub fn l4_ok_v4(l3: &[u8], ihl: usize, protocol: u8) -> bool {
     let Some((addresses, length)) = split_v4(l3, ihl, protocol) else { return false };
     l3.get(ihl..ihl + length).is_some_and(|l4| l4_ok(addresses, protocol, l4))
+}
+
+/// As [`split_v4`], of an IPv6 packet whose L4 starts at `at`.
+fn split_v6(l3: &[u8], at: usize, protocol: u8) -> Option<(Addresses6, usize)> {
+    let (ip, _) = Ipv6::ref_from_prefix(l3).ok()?;
+    let l4 = l3.get(at..)?;
+    let length = match protocol {
+        proto::UDP => usize::from(Udp::ref_from_prefix(l4).ok()?.0.length.get()),
+        _ => l4.len(),
+    };
+    (length <= l4.len()).then_some((ip.addresses(), length))
+}
+
+/// As [`l4_ok_v4`] for TCP, UDP and ICMPv6 in an unfragmented IPv6 packet.
+///
+/// `l3` reaches from the IPv6 header to the end of its payload, `at` is where L4 starts, behind extension headers.
+pub fn l4_ok_v6(l3: &[u8], at: usize, protocol: u8) -> bool {
+    let Some((addresses, length)) = split_v6(l3, at, protocol) else { return false };
+    l3.get(at..at + length).is_some_and(|l4| l4_ok6(&addresses, protocol, l4))
 }
 
 /// What changing words of the packet adds to its ones' complement sum: RFC 1624 section 3, `~m + m'` for each word.
@@ -124,6 +171,14 @@ pub const fn delta32(old: u32, new: u32) -> u16 {
 #[inline]
 pub const fn delta64(old: u64, new: u64) -> u16 {
     fold(narrow(!old) + narrow(new))
+}
+
+/// [`delta`] of both IPv6 addresses.
+#[inline]
+pub const fn delta_addresses6(old: &Addresses6, new: &Addresses6) -> u16 {
+    let (Addresses6 { src: [a, b], dst: [c, d] }, Addresses6 { src: [e, f], dst: [g, h] }) = (*old, *new);
+    let out = narrow(!a) + narrow(!b) + narrow(!c) + narrow(!d);
+    fold(out + narrow(e) + narrow(f) + narrow(g) + narrow(h))
 }
 
 /// Updates a checksum by a [`delta`]: `HC' = ~(~HC + delta)` (RFC 1624 equation 3).
@@ -165,19 +220,43 @@ pub fn fill_l4_v4(l3: &mut [u8], ihl: usize, protocol: u8) {
     }
 }
 
+/// As [`fill_l4_v4`] for TCP, UDP and ICMPv6 in an IPv6 packet given as for [`l4_ok_v6`].
+pub fn fill_l4_v6(l3: &mut [u8], at: usize, protocol: u8) {
+    let Some((addresses, length)) = split_v6(l3, at, protocol) else { return };
+    if let Some(l4) = l3.get_mut(at..at + length) {
+        fill_l4_6(&addresses, protocol, l4);
+    }
+}
+
 /// As [`fill_l4_v4`], of the L4 packet alone.
 pub(crate) fn fill_l4(addresses: u64, protocol: u8, l4: &mut [u8]) {
     let Ok(length) = u16::try_from(l4.len()) else { return };
-    let (at, init) = match protocol {
-        proto::UDP => (6, pseudo(addresses, protocol, length)),
-        proto::TCP => (16, pseudo(addresses, protocol, length)),
-        proto::ICMP => (2, 0),
-        _ => return,
-    };
+    match protocol {
+        proto::UDP => fill_at(6, pseudo(addresses, protocol, length), true, l4),
+        proto::TCP => fill_at(16, pseudo(addresses, protocol, length), false, l4),
+        proto::ICMP => fill_at(2, 0, false, l4),
+        _ => {}
+    }
+}
+
+/// As [`fill_l4_v6`], of the L4 packet alone.
+pub(crate) fn fill_l4_6(addresses: &Addresses6, protocol: u8, l4: &mut [u8]) {
+    let Ok(length) = u16::try_from(l4.len()) else { return };
+    let init = pseudo6(addresses, protocol, length);
+    match protocol {
+        proto::UDP => fill_at(6, init, true, l4),
+        proto::TCP => fill_at(16, init, false, l4),
+        proto::ICMPV6 => fill_at(2, init, false, l4),
+        _ => {}
+    }
+}
+
+/// Computes the checksum of `l4` with `init` and stores it at an offset; 0 as 0xffff where 0 says that there is none.
+fn fill_at(at: usize, init: u32, zero_is_none: bool, l4: &mut [u8]) {
     let Some(field) = l4.get_mut(at..at + 2) else { return };
     field.fill(0);
     let checksum = match !fold(sum(l4, init)) {
-        0 if protocol == proto::UDP => 0xffff,
+        0 if zero_is_none => 0xffff,
         checksum => checksum,
     };
     if let Some(field) = l4.get_mut(at..at + 2) {

@@ -3,6 +3,8 @@
 use zerocopy::byteorder::{big_endian, little_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::ipv6::Addresses6;
+
 /// Ethernet II header without tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -101,6 +103,58 @@ impl Ipv4 {
     }
 }
 
+/// IPv6 header (RFC 8200).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version (high 4 bits), traffic class (8), flow label (20).
+    pub version_class_flow: big_endian::U32,
+    /// Bytes that follow the header.
+    pub payload: big_endian::U16,
+    /// Protocol of what follows: an extension header's or an upper layer's.
+    pub next: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source, as frame words ([`erhu_planes::tuple::pack_v6`]).
+    pub src: [little_endian::U64; 2],
+    /// Destination, likewise.
+    pub dst: [little_endian::U64; 2],
+}
+
+impl Ipv6 {
+    /// Whether the version is 6.
+    #[inline]
+    pub fn is_ipv6(&self) -> bool {
+        self.version_class_flow.get() >> 28 == 6
+    }
+
+    /// DSCP and ECN.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the field is cut out on purpose")]
+    pub fn traffic_class(&self) -> u8 {
+        (self.version_class_flow.get() >> 20) as u8
+    }
+
+    /// Header and payload, bytes, by the header's own account.
+    #[inline]
+    pub fn length(&self) -> usize {
+        size_of::<Self>() + usize::from(self.payload.get())
+    }
+
+    /// Both addresses.
+    #[inline]
+    pub fn addresses(&self) -> Addresses6 {
+        Addresses6 { src: self.src.map(|word| word.get()), dst: self.dst.map(|word| word.get()) }
+    }
+
+    /// Stores both addresses.
+    #[inline]
+    pub fn set_addresses(&mut self, addresses: &Addresses6) {
+        self.src = addresses.src.map(Into::into);
+        self.dst = addresses.dst.map(Into::into);
+    }
+}
+
 /// UDP header (RFC 768).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -168,5 +222,5 @@ impl Icmp {
 }
 
 const _: () = assert!(size_of::<Ethernet>() == 14 && size_of::<Tag>() == 4 && size_of::<Arp>() == 28);
-const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Udp>() == 8);
+const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40 && size_of::<Udp>() == 8);
 const _: () = assert!(size_of::<Tcp>() == 20 && size_of::<Icmp>() == 8);

@@ -1,5 +1,7 @@
 //! One pass over a frame.
 
+mod v6;
+
 use erhu_planes::tuple::{icmp_answer, proto};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -18,28 +20,28 @@ pub const VLAN_STACKED: u16 = 0xffff;
 pub struct Parsed {
     /// Destination MAC address, packed ([`ethernet::pack_mac`]).
     pub destination: u64,
-    /// IPv4: both addresses, word 0 of [`erhu_planes::tuple::Key4`].
+    /// IPv4: both addresses, word 0 of [`erhu_planes::tuple::Key4`]. IPv6: 0, see [`crate::Addresses6::read`].
     pub addresses: u64,
-    /// IPv4: ports as [`erhu_planes::tuple::pack_ports`] has them, where the packet has them; for ICMP errors and
+    /// IP: ports as [`erhu_planes::tuple::pack_ports`] has them, where the packet has them; for ICMP errors and
     /// other ICMP messages that are no queries, type and code without an identifier.
     pub ports: u32,
     /// What it is.
     pub kind: Kind,
     /// Offset of the L3 header from the start of the frame.
     pub l3: u16,
-    /// IPv4: offset of the L4 header, behind the options.
+    /// IP: offset of the L4 header, behind options or extension headers; of an IPv6 fragment, of its data.
     pub l4: u16,
-    /// IPv4: offset of the first byte after the packet; what follows is padding. Else the frame's length.
+    /// IP: offset of the first byte after the packet; what follows is padding. Else the frame's length.
     pub end: u16,
     /// VLAN id of a single 802.1Q tag, 0 without tag or for a priority tag, [`VLAN_STACKED`].
     pub vlan: u16,
-    /// IPv4: total length.
+    /// IP: total length, header included.
     pub length: u16,
-    /// IPv4: protocol.
+    /// IP: protocol; of IPv6, of what follows the extension headers, or of the one that is not looked into.
     pub proto: u8,
-    /// IPv4: time to live.
+    /// IP: time to live, hop limit.
     pub ttl: u8,
-    /// IPv4: type of service.
+    /// IP: type of service, traffic class.
     pub tos: u8,
     /// Flags of a TCP segment whose header is whole.
     pub tcp_flags: u8,
@@ -56,32 +58,40 @@ pub enum Kind {
     Fast,
     /// IPv4 that needs a closer look.
     Ipv4Odd(Odd),
+    /// IPv6 without extension headers, TCP, UDP or an ICMPv6 query with a sound L4 header: trackable.
+    Fast6,
+    /// IPv6 that needs a closer look.
+    Ipv6Odd(Odd),
     /// ARP, not yet read.
     Arp,
-    /// IPv6, not yet read.
-    Ipv6,
     /// Another EtherType, or the length field of an 802.3 frame.
     Other(u16),
-    /// The link or IPv4 header is broken or cut short, or the frame is shorter than the packet.
+    /// The link or IP header, or an IPv6 extension header, is broken or cut short, or the frame is shorter than the
+    /// packet.
     Malformed,
     /// The checksum of the IPv4 header is wrong.
     BadChecksum,
 }
 
-/// What is odd about an IPv4 packet. Of several, the first in this order: fragment, fault, protocol, options.
+/// What is odd about an IP packet. Of several, the first in this order: fragment, fault, protocol, options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odd {
-    /// As [`Kind::Fast`] but for IP options.
+    /// As [`Kind::Fast`] but for IP options, as [`Kind::Fast6`] but for extension headers.
     Options,
-    /// An ICMP error: about another packet, see [`crate::icmp::parse_error`].
+    /// An ICMP error: about another packet, see [`crate::icmp::parse_error`] and [`crate::icmp6::parse_error`].
     IcmpError,
     /// An ICMP message that is neither query, answer nor error.
     IcmpOther,
+    /// ICMPv6: neighbour and router discovery, redirects (RFC 4861), see [`crate::nd`].
+    Discovery,
+    /// ICMPv6: who listens to which group (RFC 2710, RFC 3810).
+    Listener,
     /// A fragment, the first one included; its L4 was not looked at.
     Fragment,
-    /// A protocol other than TCP, UDP and ICMP.
+    /// A protocol other than TCP, UDP and the family's ICMP.
     OtherProtocol,
-    /// L4 header cut short or contradicting itself, wrong checksum, impossible TCP flags, ICMP type above 18.
+    /// L4 header cut short or contradicting itself, wrong checksum, impossible TCP flags, ICMP type above 18. IPv6: no
+    /// L4 header at all, or behind more extension headers than [`crate::ipv6::MOST_EXTENSIONS`].
     L4Fault,
 }
 
@@ -143,8 +153,9 @@ struct Transport {
 /// Reads a frame, without FCS, once.
 ///
 /// Strict about lengths: each header must lie in what contains it; a frame may be longer than its packet (padding),
-/// never shorter. Follows RFC 1812 section 5.2.2 for the IPv4 header and the kernel's connection tracking for L4
-/// faults, but UDP may end before the IP payload does, and its checksum is that of its own length (RFC 768).
+/// never shorter. Follows RFC 1812 section 5.2.2 for the IPv4 header, RFC 8200 for IPv6 and the kernel's connection
+/// tracking for L4 faults, but UDP may end before the IP payload does, and its checksum is that of its own length (RFC
+/// 768).
 // The result is put together at the end, from values in registers: read back soon after its fields were stored one
 // by one, it would wait for the stores.
 #[inline]
@@ -198,7 +209,7 @@ fn not_ipv4(mut link: Link, mut ethertype: u16, mut rest: &[u8], verify: Verify)
     match ethertype {
         ethernet::IPV4 => ipv4(link, rest, verify),
         ethernet::ARP => link.without_ip(Kind::Arp),
-        ethernet::IPV6 => link.without_ip(Kind::Ipv6),
+        ethernet::IPV6 => v6::ipv6(link, rest, verify),
         other => link.without_ip(Kind::Other(other)),
     }
 }

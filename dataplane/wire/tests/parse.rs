@@ -84,7 +84,7 @@ fn one_tag_names_a_vlan_and_a_priority_tag_none() {
 fn what_is_not_ipv4_is_named() {
     let kind = |ethertype| parse(&frame(&[(0x8100, 5)], ethertype, &[0; 46]), Verify::All);
     assert_eq!((kind(0x0806).kind, kind(0x0806).l3, kind(0x0806).vlan), (Kind::Arp, 18, 5));
-    assert_eq!(kind(0x86dd).kind, Kind::Ipv6);
+    assert_eq!((kind(0x86dd).kind, kind(0x86dd).l3, kind(0x86dd).vlan), (Kind::Malformed, 18, 5), "no version 6");
     assert_eq!(kind(0x88cc).kind, Kind::Other(0x88cc));
     assert_eq!(kind(0x002e).kind, Kind::Other(0x002e), "an 802.3 length");
     assert_eq!(kind(0x0806).end, 64);

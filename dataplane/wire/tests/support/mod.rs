@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod six;
+
 use std::net::Ipv4Addr;
 
 use proptest::collection::vec;
@@ -26,7 +28,7 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap()
 }
 
-fn length(bytes: usize) -> [u8; 2] {
+pub fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap().to_be_bytes()
 }
 
