@@ -25,7 +25,10 @@ enum Command {
     )]
     Replay(Replay),
     /// Measures the router's worker beside two yardsticks, and checks what it did
-    #[command(after_help = "Example:\n  erhu-testbed bench A3 B1 C1 --rounds 5 --json bench.json")]
+    #[command(
+        after_help = "Examples:\n  erhu-testbed bench A3 B1 C1 --rounds 5 --json new.json --compare old.json\n  \
+        erhu-testbed bench --record testbed      everything, into testbed/BENCHMARKS.md, bench.json and bench.svg"
+    )]
     Bench(bench::Options),
     /// What testbed/demo.sh shows, step by step
     #[command(subcommand)]

@@ -4,31 +4,29 @@ use std::process::{Command, Output};
 
 use erhu_pipeline::Buffer;
 use erhu_planes::connections::Class;
-use erhu_planes::tuple::proto;
-use erhu_testbed::bench::flows::{FRAME, Flow, Writer};
+use erhu_testbed::bench::flows::{Flow, Writer};
 use erhu_testbed::bench::frames::{Frame, Supply};
-use erhu_testbed::bench::measure::{Io, Router, pass};
-use erhu_testbed::bench::scene::{LAN, Mapping, Scene, Shape};
+use erhu_testbed::bench::measure::{Io, pass};
+use erhu_testbed::bench::scene::{Scene, Shape};
+use erhu_testbed::bench::script::{Mapping, Policy};
 use erhu_testbed::bench::verify::Judge;
+use erhu_testbed::bench::workloads::ALL;
 
 const FLOWS: u32 = 256;
 
-fn shape(mapping: Mapping) -> Shape {
-    Shape::new(FLOWS, Class::Udp4, 4, mapping, true)
+fn policy(mapping: Mapping) -> Policy {
+    Policy { addresses: 4, mapping, ..Policy::small() }
 }
 
-fn judge(shape: &Shape) -> Judge {
-    Judge::new(FLOWS, shape.addresses(), shape.mapping)
-}
-
-/// First packets of all flows through a router of that shape; what the judge says of what leaves, changed by `change`.
-fn open_all(shape: &Shape, mut change: impl FnMut(u32, &mut Vec<u8>)) -> Result<Judge, String> {
-    let mut judge = judge(shape);
-    let mut scene = Scene::new(shape.clone()).map_err(|e| e.to_string())?;
-    let (writer, mut written, mut read) = (Writer::from_inside(proto::UDP), 0, 0);
-    let write = |frame: &mut [u8; FRAME]| {
+/// First packets of all flows through a router that is configured so; what the judge says of what leaves, changed by
+/// `change`.
+fn open_all(policy: &Policy, mut change: impl FnMut(u32, &mut Vec<u8>)) -> Result<Judge, String> {
+    let mut judge = Judge::new(FLOWS, policy);
+    let mut scene = Scene::new(Shape::new(FLOWS, Class::Udp4, policy.clone())).map_err(|e| e.to_string())?;
+    let (writer, mut written, mut read) = (Writer::udp_from_inside(), 0, 0);
+    let mut write = |frame: &mut Frame| {
         let flow = Flow::of(written);
-        writer.write(frame, flow.inside, flow.remote, written);
+        writer.write_tagged(frame, policy.vlan(written), flow.inside, flow.remote, written);
         written += 1;
     };
     let look = |frame: &Frame| {
@@ -37,46 +35,55 @@ fn open_all(shape: &Shape, mut change: impl FnMut(u32, &mut Vec<u8>)) -> Result<
         read += 1;
         judge.left(&bytes).map(drop)
     };
-    pass(&mut Supply::new(), FLOWS, &mut Router { scene: &mut scene, port: LAN }, write, look)
-        .map_err(|e| e.to_string())?;
+    pass(&mut Supply::new(), FLOWS, scene.lane(), &mut write, look).map_err(|e| e.to_string())?;
     scene.accounts().balance(FLOWS.into()).map_err(|e| e.to_string())?;
     judge.all_apart()?;
     Ok(judge)
 }
 
-fn complaint(shape: &Shape, change: impl FnMut(u32, &mut Vec<u8>)) -> String {
-    open_all(shape, change).err().unwrap_or_else(|| "nothing".into())
+fn complaint(policy: &Policy, change: impl FnMut(u32, &mut Vec<u8>)) -> String {
+    open_all(policy, change).err().unwrap_or_else(|| "nothing".into())
 }
 
 #[test]
 fn a_router_that_translates_passes_with_every_kind_of_pool() {
     for mapping in [Mapping::EndpointIndependent, Mapping::AddressPortDependent] {
         for preserve_port in [true, false] {
-            let shape = Shape { preserve_port, ..shape(mapping) };
-            let judge = open_all(&shape, |_, _| ()).unwrap();
+            let policy = Policy { preserve_port, ..policy(mapping) };
+            let judge = open_all(&policy, |_, _| ()).unwrap();
             let (address, port) = judge.external(7).unwrap();
-            assert!(shape.addresses().contains(&address) && port >= 1024);
+            assert!(policy.pool().contains(&address) && port >= 1024);
         }
     }
 }
 
 #[test]
 fn a_router_that_forwards_without_translating_is_noticed() {
-    let forwards = Shape { postrouting: "accept", ..shape(Mapping::EndpointIndependent) };
+    let forwards = Policy { postrouting: Some("accept"), ..policy(Mapping::EndpointIndependent) };
     assert!(complaint(&forwards, |_, _| ()).contains("not translated to the pool"));
 }
 
 #[test]
 fn a_router_that_drops_is_noticed() {
     let mut supply = Supply::new();
-    let mut scene = Scene::new(shape(Mapping::EndpointIndependent)).unwrap();
-    let ours = |frame: &mut [u8; FRAME]| {
-        frame.fill(0);
-        frame[0] = 0x02;
+    let policy = policy(Mapping::EndpointIndependent);
+    let mut scene = Scene::new(Shape::new(FLOWS, Class::Udp4, policy)).unwrap();
+    let mut ours = |frame: &mut Frame| {
+        if let Some(bytes) = frame.receive::<64>(64, true) {
+            bytes.fill(0);
+            bytes[0] = 0x02;
+        }
     };
-    let error = pass(&mut supply, 64, &mut Router { scene: &mut scene, port: LAN }, ours, |_| Ok(())).unwrap_err();
+    let error = pass(&mut supply, 64, scene.lane(), &mut ours, |_| Ok(())).unwrap_err();
     assert!(error.to_string().contains("of 64 packets 0 were sent (64 buffers lost)"), "{error}");
-    assert!(pass(&mut supply, 64, &mut Io, ours, |_| Ok(())).is_ok(), "the frames that are left still do");
+    assert!(pass(&mut supply, 64, &mut Io, &mut ours, |_| Ok(())).is_ok(), "the frames that are left still do");
+}
+
+#[test]
+fn tenants_with_their_own_tags_are_told_apart() {
+    let many = Policy { tenants: 50, pools: 5, ..policy(Mapping::EndpointIndependent) };
+    let judge = open_all(&many, |_, _| ()).unwrap();
+    assert!((0..FLOWS).all(|flow| judge.external(flow).is_some()));
 }
 
 #[test]
@@ -100,7 +107,7 @@ fn every_fault_of_a_frame_is_noticed() {
         }),
     ];
     for (expected, fault) in faults {
-        let said = complaint(&shape(Mapping::EndpointIndependent), |at, frame| {
+        let said = complaint(&policy(Mapping::EndpointIndependent), |at, frame| {
             if at == 100 {
                 fault(frame);
             }
@@ -112,13 +119,14 @@ fn every_fault_of_a_frame_is_noticed() {
 
 #[test]
 fn mappings_that_change_or_are_shared_are_noticed() {
-    let shape = shape(Mapping::EndpointIndependent);
-    let first = *shape.addresses().start();
-    let left = |judge: &mut Judge, flow: u32, port: u16| {
-        let (mut frame, remote) = ([0; FRAME], Flow::of(flow).remote);
-        Writer::from_inside(proto::UDP).write(&mut frame, (first, port), remote, flow);
+    let policy = policy(Mapping::EndpointIndependent);
+    let first = *policy.pool().start();
+    let mut supply = Supply::new();
+    let mut left = |judge: &mut Judge, flow: u32, port: u16| {
+        let (mut frame, remote) = (supply.take().unwrap(), Flow::of(flow).remote);
+        Writer::udp_from_inside().write(&mut frame, (first, port), remote, flow);
         // As the router leaves it: no tag, other MAC addresses, one hop on.
-        let mut frame: Vec<u8> = frame.to_vec();
+        let mut frame: Vec<u8> = frame.frame().to_vec();
         frame.drain(12..16);
         frame[..6].copy_from_slice(&erhu_testbed::bench::flows::GATEWAY_MAC);
         frame[6..12].copy_from_slice(&erhu_testbed::bench::flows::WAN_MAC);
@@ -128,7 +136,7 @@ fn mappings_that_change_or_are_shared_are_noticed() {
         frame[14 + 10..14 + 12].copy_from_slice(&(more + u16::from(carry)).to_be_bytes());
         judge.left(&frame)
     };
-    let mut judge = judge(&shape);
+    let mut judge = Judge::new(FLOWS, &policy);
     assert_eq!(left(&mut judge, 1, 5000), Ok(1));
     assert!(left(&mut judge, 1, 5001).unwrap_err().contains("changed its external end"));
     assert!(judge.all_apart().unwrap_err().contains("never seen to leave"));
@@ -144,24 +152,62 @@ fn bench(arguments: &[&str]) -> Output {
     command.arg("bench").args(arguments).output().unwrap()
 }
 
+/// Every workload but those that build large routers, quick enough for every day.
+fn quick() -> Vec<&'static str> {
+    let large = ["A4", "C2", "D1", "D2", "E3", "E4", "GROWN"];
+    ALL.iter().map(|w| w.id).filter(|id| !large.contains(id) && !id.ends_with('M')).collect()
+}
+
 #[test]
-fn a_short_run_prints_the_table_and_writes_every_figure() {
+fn a_short_run_prints_the_table_writes_every_figure_and_draws() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("bench.json");
-    let small = ["--rounds", "2", "--packets", "12800", "--connections", "1024"];
-    let output = bench(&[&small[..], &["--json", file.to_str().unwrap()]].concat());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(
+        file("BENCHMARKS.md"),
+        "x\n<!-- begin of figures: written by `erhu-testbed bench --record` -->\n<!-- end of figures -->\ny\n",
+    )
+    .unwrap();
+    let small = ["--rounds", "2", "--packets", "12800", "--connections", "1024", "--default-pool"];
+    let (json, svg) = (file("out.json"), file("out.svg"));
+    let outputs = ["--json", &json, "--svg", &svg, "--record", folder.path().to_str().unwrap()];
+    let output = bench(&[&quick()[..], &small, &outputs].concat());
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
-    for word in ["A1", "A2", "A3", "A4", "B1", "C1", "verdict", "per connection, ports chosen"] {
+    for word in ["A1", "A5", "B2", "C1", "E1", "F3", "G1", "H1", "verdict", "every tenth packet new"] {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
-    let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(all["all_right"], true);
     let rows = all["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 7);
     for row in rows {
-        assert_eq!(row["variants"].as_array().unwrap().len(), 4, "{row}");
-        assert!(row["figure"]["median"].as_f64().is_some_and(|n| n > 0.0), "{row}");
+        let workload = ALL.iter().find(|w| w.id == row["id"]).unwrap();
+        let figures = row["figures"].as_array().unwrap();
+        assert_eq!(figures.len(), workload.figures.len(), "{row}");
+        for figure in figures {
+            assert!(figure["figure"]["median"].is_number() && figure["verdict"].is_string(), "{figure}");
+        }
+    }
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("erhu, SNAT"));
+    assert_eq!(std::fs::read(file("bench.svg")).unwrap(), std::fs::read(&svg).unwrap());
+    let page = std::fs::read_to_string(file("BENCHMARKS.md")).unwrap();
+    assert!(page.contains("| A1 | established UDP, 1k flows |") && page.ends_with("y\n"), "{page}");
+
+    let again = bench(&["--from", &json, "--compare", &json]);
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && said.contains("0 moved beyond the noise"), "{said}");
+}
+
+#[test]
+fn every_kind_of_pool_is_measured_where_it_matters() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("out.json").display().to_string();
+    let small = ["A1", "B1", "B2", "--rounds", "1", "--packets", "6400", "--connections", "512", "--json", &json];
+    let output = bench(&small);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && table.contains("per connection, ports chosen"), "{table}");
+    let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    for row in all["rows"].as_array().unwrap() {
+        assert_eq!(row["figures"][0]["variants"].as_array().unwrap().len(), 4, "{row}");
     }
 }
 
@@ -170,5 +216,5 @@ fn an_unknown_workload_is_refused_with_the_known_ones() {
     let output = bench(&["A9"]);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("no workload A9 (there are A1, A2, A3, A4, B1, C1)"), "{said}");
+    assert!(said.contains("no workload A9 (there are A1, A2, A3, A4, A5, A6, B1,"), "{said}");
 }

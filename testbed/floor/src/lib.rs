@@ -48,6 +48,27 @@ pub fn pages(bytes: usize) -> (&'static mut [u8], bool) {
     (pages, is_huge)
 }
 
+/// Gives what was freed back to the system, so that a process's size is what it uses.
+pub fn give_back_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator's own function; it may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Asks for the cache line of a value that is needed soon.
+#[inline(always)]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that faults nowhere; SSE is part of every x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 mod unavailable {
     /// The loop is written for x86-64.

@@ -2,6 +2,8 @@
 
 use erhu_planes::tuple::proto;
 
+use super::frames::Frame;
+
 /// Bytes of a frame as it comes in, tagged: 64 with its FCS would be 68.
 pub const FRAME: usize = 64;
 /// VLAN of the tenant.
@@ -14,7 +16,7 @@ pub const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub const INSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 /// See [`LAN_MAC`].
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
-/// Most flows that differ.
+/// Most flows that differ: what 22 bits name.
 pub const MOST: u32 = 1 << 22;
 /// Time to live of packets that come in.
 pub const TTL: u8 = 64;
@@ -41,84 +43,180 @@ impl Flow {
     }
 }
 
-/// Writes frames that differ in addresses, ports and a number only.
+/// Flags of TCP.
+pub mod tcp {
+    /// Ends its direction.
+    pub const FIN: u8 = 0x01;
+    /// Begins it.
+    pub const SYN: u8 = 0x02;
+    /// To be delivered at once.
+    pub const PSH: u8 = 0x08;
+    /// Acknowledges.
+    pub const ACK: u8 = 0x10;
+}
+
+/// What a TCP segment says besides its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement.
+    pub ack: u32,
+    /// Flags, see [`tcp`].
+    pub flags: u8,
+}
+
+/// Bytes of payload of a TCP segment with data.
+pub const SEGMENT_BYTES: u8 = 6;
+
+/// Writes frames that differ in addresses, ports, a number and some TCP fields only.
+///
+/// The number of a flow is in what the router leaves alone: UDP's payload; of TCP packets the IP header's
+/// identification and DSCP, of 22 bits together.
 #[derive(Clone, Debug)]
 pub struct Writer {
     template: [u8; FRAME],
     l3: usize,
-    proto: u8,
+    len: usize,
+    trusted: bool,
     l3_sum: u64,
     l4_sum: u64,
 }
 
+/// Bytes of Ethernet header and tag.
+const TAGGED: usize = 18;
+
 impl Writer {
-    /// Of packets from inside, tagged: UDP with 18 bytes of payload, or TCP, a SYN with padding.
-    pub fn from_inside(protocol: u8) -> Self {
-        let mut header = [0; 18];
+    /// Of UDP packets from inside, tagged, with 18 bytes of payload.
+    pub fn udp_from_inside() -> Self {
+        Self::new(&Self::inside(), proto::UDP, 46)
+    }
+
+    /// Of UDP packets from outside, untagged, four bytes of padding.
+    pub fn udp_from_outside() -> Self {
+        Self::new(&Self::outside(), proto::UDP, 46)
+    }
+
+    /// Of TCP segments from inside, tagged, with so many bytes of payload.
+    pub fn tcp_from_inside(payload: u8) -> Self {
+        Self::new(&Self::inside(), proto::TCP, 40 + u16::from(payload))
+    }
+
+    /// Of TCP segments from outside, untagged.
+    pub fn tcp_from_outside(payload: u8) -> Self {
+        Self::new(&Self::outside(), proto::TCP, 40 + u16::from(payload))
+    }
+
+    /// Of UDP packets from inside that are so long, IP header included. What a template does not hold of the payload
+    /// is 0.
+    pub fn long_udp_from_inside(length: u16) -> Self {
+        Self::new(&Self::inside(), proto::UDP, length)
+    }
+
+    /// The same, with checksums that nobody vouches for.
+    pub fn unverified(self) -> Self {
+        Self { trusted: false, ..self }
+    }
+
+    fn inside() -> [u8; TAGGED] {
+        let mut header = [0; TAGGED];
         header[..6].copy_from_slice(&LAN_MAC);
         header[6..12].copy_from_slice(&INSIDE_MAC);
         header[12..14].copy_from_slice(&[0x81, 0]);
         header[14..16].copy_from_slice(&VLAN.to_be_bytes());
         header[16..].copy_from_slice(&[8, 0]);
-        Self::new(&header, protocol)
+        header
     }
 
-    /// Of UDP packets from outside, untagged, four bytes of padding.
-    pub fn from_outside() -> Self {
+    fn outside() -> [u8; 14] {
         let mut header = [0; 14];
         header[..6].copy_from_slice(&WAN_MAC);
         header[6..12].copy_from_slice(&GATEWAY_MAC);
         header[12..].copy_from_slice(&[8, 0]);
-        Self::new(&header, proto::UDP)
+        header
     }
 
-    fn new(link: &[u8], protocol: u8) -> Self {
+    fn new(link: &[u8], protocol: u8, length: u16) -> Self {
         let l3 = link.len();
         let is_tcp = protocol == proto::TCP;
-        let length: u8 = if is_tcp { 40 } else { 46 };
         let mut template = [0; FRAME];
         template[..l3].copy_from_slice(link);
         template[l3] = 0x45;
-        template[l3 + 3] = length;
+        template[l3 + 2..l3 + 4].copy_from_slice(&length.to_be_bytes());
         template[l3 + 8] = TTL;
         template[l3 + 9] = protocol;
         if is_tcp {
-            // 20 bytes, SYN, a window of 64 KiB less one.
-            template[l3 + 32..l3 + 36].copy_from_slice(&[0x50, 0x02, 0xff, 0xff]);
+            // 20 bytes, a window of 64 KiB less one.
+            template[l3 + 32..l3 + 36].copy_from_slice(&[0x50, 0, 0xff, 0xff]);
         } else {
-            template[l3 + 25] = length - 20;
+            template[l3 + 24..l3 + 26].copy_from_slice(&(length - 20).to_be_bytes());
         }
         let sum = |bytes: &[u8]| -> u64 {
             bytes.chunks(2).map(|w| u64::from(u16::from_le_bytes([w[0], w.get(1).copied().unwrap_or(0)]))).sum()
         };
-        let pseudo = u64::from(u16::from_le_bytes([0, protocol])) + u64::from(u16::from_le_bytes([0, length - 20]));
-        Self {
-            l3_sum: sum(&template[l3..l3 + 20]),
-            l4_sum: pseudo + sum(&template[l3 + 20..l3 + usize::from(length)]),
-            template,
-            l3,
-            proto: protocol,
-        }
+        let pseudo = u64::from(u16::from_le_bytes([0, protocol])) + u64::from((length - 20).swap_bytes());
+        let (l3_sum, l4_sum) = (sum(&template[l3..l3 + 20]), pseudo + sum(&template[l3 + 20..]));
+        Self { len: FRAME.max(l3 + usize::from(length)), template, l3, trusted: true, l3_sum, l4_sum }
     }
 
-    /// Writes a frame with right checksums. `number` comes in its payload, or as TCP's sequence number.
+    /// Writes a UDP frame with right checksums.
     #[inline(always)]
-    pub fn write(&self, frame: &mut [u8; FRAME], from: (u32, u16), to: (u32, u16), number: u32) {
-        *frame = self.template;
-        let l3 = self.l3.min(18); // known to be within the frame
-        let (src, dst) = (from.0.to_be(), to.0.to_be());
-        let ports = u32::from(from.1.to_be()) | u32::from(to.1.to_be()) << 16;
-        let addresses = u64::from(src) + u64::from(dst);
-        let payload = number.to_be();
-        let l4_sum = self.l4_sum + addresses + u64::from(ports) + u64::from(payload);
-        let (number_at, sum_at) = if self.proto == proto::TCP { (24, 36) } else { (28, 26) };
-        frame[l3 + 10..l3 + 12].copy_from_slice(&checksum(self.l3_sum + addresses));
-        frame[l3 + 12..l3 + 16].copy_from_slice(&src.to_ne_bytes());
-        frame[l3 + 16..l3 + 20].copy_from_slice(&dst.to_ne_bytes());
-        frame[l3 + 20..l3 + 24].copy_from_slice(&ports.to_ne_bytes());
-        frame[l3 + number_at..l3 + number_at + 4].copy_from_slice(&payload.to_ne_bytes());
-        frame[l3 + sum_at..l3 + sum_at + 2].copy_from_slice(&checksum(l4_sum));
+    pub fn write(&self, frame: &mut Frame, from: (u32, u16), to: (u32, u16), number: u32) {
+        self.write_tagged(frame, VLAN, from, to, number);
     }
+
+    /// The same with another tag, where there is one.
+    #[inline(always)]
+    pub fn write_tagged(&self, frame: &mut Frame, vlan: u16, from: (u32, u16), to: (u32, u16), number: u32) {
+        let payload = number.to_be();
+        let (l3, sums, bytes) = (self.l3.min(TAGGED), self.sums(from, to), frame.receive(self.len, self.trusted));
+        let Some(bytes) = bytes else { return };
+        *bytes = self.template;
+        if l3 == TAGGED {
+            bytes[14..16].copy_from_slice(&vlan.to_be_bytes());
+        }
+        ends(bytes, l3, from, to);
+        bytes[l3 + 10..l3 + 12].copy_from_slice(&checksum(sums.0));
+        bytes[l3 + 28..l3 + 32].copy_from_slice(&payload.to_ne_bytes());
+        bytes[l3 + 26..l3 + 28].copy_from_slice(&checksum(sums.1 + u64::from(payload)));
+    }
+
+    /// Writes a TCP frame with right checksums.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a number of 22 bits")]
+    pub fn segment(&self, frame: &mut Frame, from: (u32, u16), to: (u32, u16), number: u32, segment: Segment) {
+        let (l3, sums, bytes) = (self.l3.min(TAGGED), self.sums(from, to), frame.receive(self.len, self.trusted));
+        let Some(bytes) = bytes else { return };
+        *bytes = self.template;
+        let (tos, id) = ((number >> 16 << 2) as u8, (number as u16).to_be());
+        let (seq, ack) = (segment.seq.to_be(), segment.ack.to_be());
+        bytes[l3 + 1] = tos;
+        bytes[l3 + 4..l3 + 6].copy_from_slice(&id.to_ne_bytes());
+        ends(bytes, l3, from, to);
+        let l3_sum = sums.0 + (u64::from(tos) << 8) + u64::from(id);
+        bytes[l3 + 10..l3 + 12].copy_from_slice(&checksum(l3_sum));
+        bytes[l3 + 24..l3 + 28].copy_from_slice(&seq.to_ne_bytes());
+        bytes[l3 + 28..l3 + 32].copy_from_slice(&ack.to_ne_bytes());
+        bytes[l3 + 33] = segment.flags;
+        let l4_sum = sums.1 + u64::from(seq) + u64::from(ack) + (u64::from(segment.flags) << 8);
+        bytes[l3 + 36..l3 + 38].copy_from_slice(&checksum(l4_sum));
+    }
+
+    /// Sums of words of both headers, addresses and ports included.
+    #[inline(always)]
+    fn sums(&self, from: (u32, u16), to: (u32, u16)) -> (u64, u64) {
+        let addresses = u64::from(from.0.to_be()) + u64::from(to.0.to_be());
+        let ports = u64::from(from.1.to_be()) + u64::from(to.1.to_be());
+        (self.l3_sum + addresses, self.l4_sum + addresses + ports)
+    }
+}
+
+#[inline(always)]
+fn ends(bytes: &mut [u8; FRAME], l3: usize, from: (u32, u16), to: (u32, u16)) {
+    bytes[l3 + 12..l3 + 16].copy_from_slice(&from.0.to_be_bytes());
+    bytes[l3 + 16..l3 + 20].copy_from_slice(&to.0.to_be_bytes());
+    bytes[l3 + 20..l3 + 22].copy_from_slice(&from.1.to_be_bytes());
+    bytes[l3 + 22..l3 + 24].copy_from_slice(&to.1.to_be_bytes());
 }
 
 /// The checksum that belongs to a sum of words as they lie in a frame.
@@ -187,7 +285,11 @@ mod tests {
     use std::collections::HashSet;
     use std::net::Ipv4Addr;
 
+    use erhu_pipeline::Buffer;
+
     use super::*;
+    use crate::bench::frames::Supply;
+    use crate::bench::verify::number_of;
     use crate::packet::read::Seen;
 
     #[test]
@@ -199,20 +301,52 @@ mod tests {
         }
     }
 
+    fn check(frame: &Frame, protocol: u8, number: u32, flow: Flow) -> Seen {
+        let seen = Seen::of(0, frame.frame().to_vec());
+        assert_eq!(seen.faults(), Vec::<&str>::new(), "{number}: {seen}");
+        assert_eq!((seen.ip().protocol, seen.source().port()), (protocol, flow.inside.1));
+        assert_eq!(*seen.destination().ip(), Ipv4Addr::from(flow.remote.0));
+        assert_eq!(number_of(seen.ip()), Some(number), "{seen}");
+        seen
+    }
+
     #[test]
-    fn frames_are_right_to_the_last_checksum() {
-        for (writer, protocol) in [
-            (Writer::from_inside(proto::UDP), proto::UDP),
-            (Writer::from_inside(proto::TCP), proto::TCP),
-            (Writer::from_outside(), proto::UDP),
+    fn udp_frames_are_right_to_the_last_checksum() {
+        let mut supply = Supply::new();
+        for (writer, len) in [
+            (Writer::udp_from_inside(), 64),
+            (Writer::udp_from_outside(), 64),
+            (Writer::long_udp_from_inside(576), 594),
+            (Writer::long_udp_from_inside(1500).unverified(), 1518),
         ] {
-            for n in (0..MOST).step_by(997) {
-                let (flow, mut frame) = (Flow::of(n), [0; FRAME]);
+            for n in (0..MOST).step_by(9973) {
+                let (flow, mut frame) = (Flow::of(n), supply.take().unwrap());
                 writer.write(&mut frame, flow.inside, flow.remote, n);
-                let seen = Seen::of(0, frame.to_vec());
-                assert_eq!(seen.faults(), Vec::<&str>::new(), "{n}: {seen}");
-                assert_eq!((seen.ip().protocol, seen.source().port()), (protocol, flow.inside.1));
-                assert_eq!(*seen.destination().ip(), Ipv4Addr::from(flow.remote.0));
+                assert_eq!(frame.len(), len);
+                check(&frame, proto::UDP, n, flow);
+                supply.give(frame);
+            }
+        }
+    }
+
+    #[test]
+    fn tcp_frames_are_right_to_the_last_checksum_with_and_without_data() {
+        let mut supply = Supply::new();
+        for (writer, payload) in [
+            (Writer::tcp_from_inside(0), 0),
+            (Writer::tcp_from_inside(SEGMENT_BYTES), 6),
+            (Writer::tcp_from_outside(0), 0),
+            (Writer::tcp_from_outside(SEGMENT_BYTES), 6),
+        ] {
+            for n in (0..MOST).step_by(9973) {
+                let (flow, mut frame) = (Flow::of(n), supply.take().unwrap());
+                let segment = Segment { seq: n.wrapping_mul(77_777), ack: !n, flags: tcp::ACK | tcp::FIN };
+                writer.segment(&mut frame, flow.inside, flow.remote, n, segment);
+                let seen = check(&frame, proto::TCP, n, flow);
+                let tcp = seen.tcp();
+                assert_eq!((tcp.seq, tcp.ack, tcp.flags), (segment.seq, segment.ack, segment.flags));
+                assert_eq!(tcp.payload.len(), payload);
+                supply.give(frame);
             }
         }
     }

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
-use erhu_pipeline::{Buffer, Buffers};
+use erhu_pipeline::{BURST, Buffer, Buffers};
 use erhu_wire::Verify;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::measure::Source;
 
 /// Frames in use, as the yardstick's loop has them.
 const FRAMES: usize = 4096;
@@ -21,20 +23,23 @@ const ROOM: usize = 2240;
 struct Memory {
     start: u16,
     len: u16,
-    _line: [u8; 60],
+    trusted: u8,
+    _line: [u8; 59],
     bytes: [u8; ROOM],
 }
 
-/// A frame whose checksums a NIC has found good. Dropping one loses it: a benchmark notices.
+/// A received frame. Dropping one loses it: a benchmark notices.
 #[derive(Debug)]
 pub struct Frame(&'static mut Memory);
 
 impl Frame {
-    /// Makes it a frame just received, to be filled.
+    /// Makes it a frame of `len` bytes just received, `trusted` if a NIC vouches for its checksums. Its first bytes are
+    /// to be filled; what lies behind them is 0, as nobody writes there.
     #[inline(always)]
-    pub fn receive<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+    pub fn receive<const N: usize>(&mut self, len: usize, trusted: bool) -> Option<&mut [u8; N]> {
         self.0.start = HEADROOM;
-        self.0.len = u16::try_from(N).ok()?;
+        self.0.len = u16::try_from(len).ok()?;
+        self.0.trusted = u8::from(trusted);
         self.0.bytes.get_mut(usize::from(HEADROOM)..)?.first_chunk_mut()
     }
 
@@ -86,7 +91,7 @@ impl Buffer for Frame {
 
     #[inline(always)]
     fn trust(&self) -> Verify {
-        Verify::TrustBoth
+        if self.0.trusted == 0 { Verify::All } else { Verify::TrustBoth }
     }
 }
 
@@ -113,8 +118,14 @@ pub struct Supply {
 impl Supply {
     /// A new pool of frames, on huge pages if there are.
     pub fn new() -> Self {
-        let (bytes, is_huge) = erhu_floor::pages(FRAMES * size_of::<Memory>());
-        let memory = <[Memory]>::mut_from_bytes(bytes.get_mut(..FRAMES * size_of::<Memory>()).unwrap_or_default());
+        Self::of(FRAMES)
+    }
+
+    /// A new pool of so many frames.
+    pub fn of(frames: usize) -> Self {
+        let size = frames * size_of::<Memory>();
+        let (bytes, is_huge) = erhu_floor::pages(size);
+        let memory = <[Memory]>::mut_from_bytes(bytes.get_mut(..size).unwrap_or_default());
         let mut waiting: VecDeque<Frame> =
             memory.map_or_else(|_| VecDeque::new(), |m| m.iter_mut().map(Frame).collect());
         waiting.reserve(SPARES);
@@ -132,15 +143,35 @@ impl Supply {
         self.waiting.pop_front()
     }
 
+    /// Fills up a burst with packets of a source.
+    #[inline(always)]
+    pub fn fill(&mut self, burst: &mut Vec<Frame>, source: &mut impl Source) {
+        while burst.len() < BURST {
+            let Some(mut frame) = self.take() else { break };
+            source.write(&mut frame);
+            burst.push(frame);
+        }
+    }
+
     /// Takes a frame back.
     #[inline(always)]
     pub fn give(&mut self, frame: Frame) {
         self.waiting.push_back(frame);
     }
 
+    /// Frames that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// All frames that wait, for another pool.
+    pub fn take_all(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        self.waiting.drain(..)
+    }
+
     /// Frames that did not come back since the last call; they are given up.
     pub fn lost(&mut self) -> usize {
-        let lost = self.made - self.waiting.len();
+        let lost = self.made.saturating_sub(self.waiting.len());
         self.made = self.waiting.len();
         lost
     }
@@ -172,7 +203,7 @@ mod tests {
     fn a_frame_grows_into_its_headroom_and_no_further() {
         let mut supply = Supply::new();
         let mut frame = supply.take().unwrap();
-        frame.receive::<64>().unwrap().fill(7);
+        frame.receive::<64>(64, true).unwrap().fill(7);
         assert!(frame.move_start(4) && frame.set_len(100));
         assert_eq!((frame.len(), frame.frame()[4]), (100, 7));
         assert!(frame.move_start(124) && !frame.move_start(1));

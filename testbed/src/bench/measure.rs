@@ -1,17 +1,51 @@
 //! The loop that is measured: make a burst of frames, have it handled, take back what is sent.
 
-use erhu_floor::clock::Stopwatch;
+use erhu_floor::clock::{self, Stopwatch};
 use erhu_pipeline::BURST;
 
 use super::BenchError;
-use super::flows::FRAME;
 use super::frames::{Frame, Supply};
-use super::scene::Scene;
+use super::scene::{LAN, Lane};
+
+/// Makes packets. A closure that writes one makes packets that come in by the tenant's port.
+pub trait Source {
+    /// Begins a burst; by which port it comes in.
+    #[inline(always)]
+    fn begin(&mut self) -> u16 {
+        LAN
+    }
+
+    /// Writes the burst's next packet.
+    fn write(&mut self, frame: &mut Frame);
+}
+
+impl<F: FnMut(&mut Frame)> Source for F {
+    #[inline(always)]
+    fn write(&mut self, frame: &mut Frame) {
+        self(frame);
+    }
+}
+
+/// A closure as a [`Source`] of packets that come in by another port.
+#[derive(Debug)]
+pub struct By<F>(pub u16, pub F);
+
+impl<F: FnMut(&mut Frame)> Source for By<F> {
+    #[inline(always)]
+    fn begin(&mut self) -> u16 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn write(&mut self, frame: &mut Frame) {
+        self.1(frame);
+    }
+}
 
 /// What handles a burst between receiving and sending.
 pub trait Handler {
-    /// Takes all of `burst`; what leaves goes into `sent`, which is empty.
-    fn handle(&mut self, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>);
+    /// Takes all of `burst`, which came in by a port; what leaves goes into `sent`, which is empty.
+    fn handle(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>);
 }
 
 /// Sends on what was received: the yardstick `io`.
@@ -20,28 +54,65 @@ pub struct Io;
 
 impl Handler for Io {
     #[inline(always)]
-    fn handle(&mut self, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
+    fn handle(&mut self, _: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
         std::mem::swap(burst, sent);
     }
 }
 
-/// The router, with packets that come in by one port.
-pub struct Router<'s> {
-    /// It.
-    pub scene: &'s mut Scene,
-    /// Number of the port.
-    pub port: u16,
-}
-
-impl Handler for Router<'_> {
+/// A worker of the router.
+impl Handler for Lane {
     #[inline(always)]
-    fn handle(&mut self, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
-        self.scene.turn(self.port, burst, sent);
+    fn handle(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
+        self.turn(port, burst, sent);
     }
 }
 
-/// Takes `packets` packets (whole bursts) through a handler. `write` makes each; `look` sees what is sent. Returns ticks
-/// of CPU time per packet.
+/// A handler whose loops are timed one by one.
+#[derive(Debug)]
+pub struct Timed<'h, H> {
+    handler: &'h mut H,
+    /// What was seen so far.
+    pub loops: Loops,
+}
+
+/// The longest of some loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loops {
+    /// Loops.
+    pub count: u64,
+    /// The longest in CPU time of its thread, nanoseconds. Counts: what other programs do meanwhile is not in it.
+    pub cpu_ns: u64,
+    /// The longest by the wall, nanoseconds.
+    pub wall_ns: u64,
+}
+
+impl<'h, H> Timed<'h, H> {
+    /// Nothing seen so far.
+    pub fn new(handler: &'h mut H) -> Self {
+        clock::hz();
+        Self { handler, loops: Loops::default() }
+    }
+
+    /// What is timed.
+    pub fn handler(&self) -> &H {
+        self.handler
+    }
+}
+
+impl<H: Handler> Handler for Timed<'_, H> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time, positive and short")]
+    fn handle(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
+        let (cpu, wall) = (clock::cpu_ns(), clock::ticks());
+        self.handler.handle(port, burst, sent);
+        let wall = clock::ticks() - wall;
+        self.loops.cpu_ns = self.loops.cpu_ns.max(clock::cpu_ns() - cpu);
+        self.loops.wall_ns = self.loops.wall_ns.max((wall as f64 / clock::hz() * 1e9) as u64);
+        self.loops.count += 1;
+    }
+}
+
+/// Takes `packets` packets (whole bursts) through a handler. `look` sees what is sent. Returns ticks of CPU time per
+/// packet.
 ///
 /// # Errors
 /// [`BenchError::Wrong`] if not all of them are sent, or what `look` says.
@@ -50,7 +121,7 @@ pub fn pass(
     supply: &mut Supply,
     packets: u32,
     handler: &mut impl Handler,
-    mut write: impl FnMut(&mut [u8; FRAME]),
+    source: &mut impl Source,
     mut look: impl FnMut(&Frame) -> Result<(), String>,
 ) -> Result<f64, BenchError> {
     let bursts = packets as usize / BURST;
@@ -60,14 +131,9 @@ pub fn pass(
     let mut count = 0;
     let watch = Stopwatch::start();
     for _ in 0..bursts {
-        while burst.len() < BURST {
-            let Some(mut frame) = supply.take() else { break };
-            if let Some(bytes) = frame.receive() {
-                write(bytes);
-            }
-            burst.push(frame);
-        }
-        handler.handle(&mut burst, &mut sent);
+        let port = source.begin();
+        supply.fill(&mut burst, source);
+        handler.handle(port, &mut burst, &mut sent);
         count += sent.len();
         for frame in sent.drain(..) {
             bytes += frame.len();
@@ -75,7 +141,7 @@ pub fn pass(
             supply.give(frame);
         }
     }
-    let ticks = watch.ticks() / (bursts * BURST) as f64;
+    let ticks = watch.ticks() / (bursts * BURST).max(1) as f64;
     std::hint::black_box(bytes);
     let lost = supply.lost();
     if count != bursts * BURST || lost != 0 {

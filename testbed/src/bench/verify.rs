@@ -5,24 +5,29 @@ use std::ops::RangeInclusive;
 
 use erhu_planes::tuple::proto;
 
-use super::flows::{Flow, GATEWAY_MAC, INSIDE_MAC, LAN_MAC, TTL, VLAN, WAN_MAC};
-use super::scene::Mapping;
+use super::flows::{Flow, GATEWAY_MAC, INSIDE_MAC, LAN_MAC, TTL, WAN_MAC};
+use super::script::{Mapping, Policy};
 use crate::packet::read::{Content, Ip, Seen, Upper};
 
 /// Follows the flows of one scene.
 #[derive(Debug)]
 pub struct Judge {
-    /// Addresses of the pool.
+    /// Addresses of the pools.
     pool: RangeInclusive<u32>,
-    mapping: Mapping,
+    policy: Policy,
     /// By flow: external address and port, or 0.
     external: Vec<u64>,
 }
 
 impl Judge {
-    /// For flows 0 to `flows` and a pool.
-    pub fn new(flows: u32, pool: RangeInclusive<u32>, mapping: Mapping) -> Self {
-        Self { pool, mapping, external: vec![0; flows as usize] }
+    /// For flows 0 to `flows` and a router that is configured so.
+    pub fn new(flows: u32, policy: &Policy) -> Self {
+        Self { pool: policy.pool(), policy: policy.clone(), external: vec![0; flows as usize] }
+    }
+
+    /// Flows that it follows.
+    pub fn flows(&self) -> u32 {
+        u32::try_from(self.external.len()).unwrap_or(u32::MAX)
     }
 
     /// A frame that left to the outside: a translated packet of a flow, always translated alike. Returns the flow.
@@ -35,13 +40,13 @@ impl Judge {
         if seen.mac_to != GATEWAY_MAC || seen.mac_from != WAN_MAC || !seen.tags.is_empty() {
             return Err(format!("wrong Ethernet header: {seen}"));
         }
-        let (ports, number) = match &ip.upper {
-            Upper::Udp(udp) if udp.has_checksum => ((udp.sport, udp.dport), leading(&udp.payload)),
-            Upper::Tcp(tcp) => ((tcp.sport, tcp.dport), Some(tcp.seq)),
+        let ports = match &ip.upper {
+            Upper::Udp(udp) if udp.has_checksum => (udp.sport, udp.dport),
+            Upper::Tcp(tcp) => (tcp.sport, tcp.dport),
             _ => return Err(format!("neither UDP with a checksum nor TCP: {seen}")),
         };
         let source = u32::from(ip.source);
-        let number = number.ok_or_else(|| format!("without a number: {seen}"))?;
+        let number = number_of(ip).ok_or_else(|| format!("without a number: {seen}"))?;
         let place = self.external.get_mut(number as usize).ok_or_else(|| format!("of no flow: {seen}"))?;
         let flow = Flow::of(number);
         if !self.pool.contains(&source) || ports.0 < 1024 {
@@ -65,13 +70,18 @@ impl Judge {
     pub fn came_back(&self, frame: &[u8]) -> Result<u32, String> {
         let seen = Seen::of(0, frame.to_vec());
         let ip = sound(&seen)?;
-        if seen.mac_to != INSIDE_MAC || seen.mac_from != LAN_MAC || seen.vlan() != Some(VLAN) {
+        let number = number_of(ip).ok_or_else(|| format!("without a number: {seen}"))?;
+        let vlan = Some(self.policy.vlan(number));
+        if seen.mac_to != INSIDE_MAC || seen.mac_from != LAN_MAC || seen.vlan() != vlan {
             return Err(format!("wrong Ethernet header: {seen}"));
         }
-        let Upper::Udp(udp) = &ip.upper else { return Err(format!("no UDP: {seen}")) };
-        let number = leading(&udp.payload).ok_or_else(|| format!("without a number: {seen}"))?;
+        let ports = match &ip.upper {
+            Upper::Udp(udp) if udp.has_checksum => (udp.sport, udp.dport),
+            Upper::Tcp(tcp) => (tcp.sport, tcp.dport),
+            _ => return Err(format!("neither UDP with a checksum nor TCP: {seen}")),
+        };
         let flow = Flow::of(number);
-        let ends = [(ip.source, udp.sport), (ip.destination, udp.dport)];
+        let ends = [(ip.source, ports.0), (ip.destination, ports.1)];
         if ends != [flow.remote, flow.inside].map(|(a, p)| (Ipv4Addr::from(a), p)) {
             return Err(format!("flow {number} was not translated back: {seen}"));
         }
@@ -93,17 +103,32 @@ impl Judge {
         if missing > 0 {
             return Err(format!("{missing} flows were never seen to leave"));
         }
-        let towards = |n: u32| match self.mapping {
+        self.seen_apart()
+    }
+
+    /// As [`Judge::all_apart`], of those flows that were seen.
+    ///
+    /// # Errors
+    /// An example of two that share.
+    pub fn seen_apart(&self) -> Result<(), String> {
+        let towards = |n: u32| match self.policy.mapping {
             Mapping::EndpointIndependent => 0,
             Mapping::AddressPortDependent => Flow::of(n).remote.0,
         };
         let mut ends: Vec<(u64, u32, u32)> =
-            (0u32..).zip(&self.external).map(|(n, external)| (*external, towards(n), n)).collect();
+            (0u32..).zip(&self.external).filter(|(_, e)| **e != 0).map(|(n, e)| (*e, towards(n), n)).collect();
         ends.sort_unstable();
         match ends.windows(2).find(|w| (w[0].0, w[0].1) == (w[1].0, w[1].1)) {
             Some(pair) => Err(format!("flows {} and {} share an external end", pair[0].2, pair[1].2)),
             None => Ok(()),
         }
+    }
+
+    /// Touches all its memory, so that it grows no more.
+    pub fn touch(&mut self) {
+        self.external.fill(1);
+        self.external.fill(0);
+        std::hint::black_box(&self.external);
     }
 
     /// Forgets all flows.
@@ -124,6 +149,11 @@ fn sound(seen: &Seen) -> Result<&Ip, String> {
     }
 }
 
-fn leading(payload: &[u8]) -> Option<u32> {
-    payload.first_chunk().map(|number| u32::from_be_bytes(*number))
+/// The number that [`super::flows::Writer`] has written into a packet.
+pub fn number_of(ip: &Ip) -> Option<u32> {
+    match &ip.upper {
+        Upper::Udp(udp) => udp.payload.first_chunk().map(|number| u32::from_be_bytes(*number)),
+        Upper::Tcp(_) => Some(u32::from(ip.tos >> 2) << 16 | u32::from(ip.id)),
+        _ => None,
+    }
 }

@@ -1,112 +1,40 @@
-//! The workloads: what each does, and how its outcome is checked.
+//! The workloads by number: what each does and what is wanted of it.
 
-use std::io::Write as _;
+use super::established::{Load, Standing};
+use super::goals::{Goal, Round, Unit};
+use super::script::{Mapping, Policy};
+use super::{Bench, BenchError, calm, footprint, latency, opening, scale, together};
 
-use erhu_floor::Floor;
-use erhu_pipeline::{BURST, Buffer};
-use erhu_planes::connections::Class;
-use erhu_planes::tuple::proto;
-
-use super::BenchError;
-use super::flows::{FRAME, Flow, MOST, Random, Shuffle, Writer};
-use super::frames::{Frame, Supply};
-use super::measure::{Io, Router, Spread, pass, unseen};
-use super::scene::{LAN, Mapping, Scene, Shape, WAN};
-use super::verify::Judge;
-
-/// Packets that are read in full after the measurement.
-const SAMPLE: u32 = 1 << 18;
-
-/// What a workload's figure is compared with.
+/// One figure of a workload.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Targets {
-    /// Times the floor's ticks with `flows` flows.
-    Floors {
-        /// Flows of the floor.
-        flows: u32,
-        /// To be reached.
-        must: f64,
-        /// To be pursued.
-        aims: f64,
-        /// What no change may exceed for now, where that is more than `must`.
-        limit: Option<f64>,
-    },
-    /// Bytes.
-    Bytes {
-        /// To be reached.
-        must: f64,
-        /// To be pursued.
-        aims: f64,
-    },
-}
-
-/// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Packets of established UDP connections, in random order.
-    Established,
-    /// First packets of UDP connections, in random order, into an empty table.
-    Opening,
-    /// Bytes that connections take when the table is full.
-    Memory {
-        /// Of which kind.
-        class: Class,
-    },
-}
-
-/// One row of the table.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Workload {
-    /// Its number.
-    pub id: &'static str,
+pub struct Wanted {
     /// In words.
     pub what: &'static str,
-    /// What is done.
-    pub kind: Kind,
+    /// What it is held against.
+    pub goal: Goal,
+}
+
+/// What runs a workload: its rounds for each figure.
+type Run = fn(&mut Bench, &Policy, u32) -> Result<Vec<Vec<Round>>, BenchError>;
+
+/// One number.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// It.
+    pub id: &'static str,
+    /// Its figures, in the order in which `run` has them.
+    pub figures: &'static [Wanted],
     /// Flows or connections.
     pub flows: u32,
     /// Addresses of the pool.
-    pub pool: u16,
-    /// What is wanted.
-    pub targets: Targets,
+    pub addresses: u32,
+    /// Whether it is measured with every kind of pool. The others have the default.
+    pub every_pool: bool,
+    /// Scenes that live at the same time.
+    pub scenes: u32,
+    /// Runs it.
+    pub run: Run,
 }
-
-const fn established(
-    id: &'static str,
-    what: &'static str,
-    flows: u32,
-    pool: u16,
-    [must, aims]: [f64; 2],
-) -> Workload {
-    let targets = Targets::Floors { flows, must, aims, limit: None };
-    Workload { id, what, kind: Kind::Established, flows, pool, targets }
-}
-
-const fn memory(id: &'static str, what: &'static str, class: Class, [must, aims]: [f64; 2]) -> Workload {
-    let targets = Targets::Bytes { must, aims };
-    Workload { id, what, kind: Kind::Memory { class }, flows: 1 << 20, pool: 64, targets }
-}
-
-/// All workloads.
-pub const ALL: [Workload; 7] = [
-    established("A1", "established UDP, 1k flows", 1 << 10, 64, [3.5, 2.2]),
-    established("A2", "established UDP, 64k flows", 1 << 16, 64, [2.7, 1.8]),
-    Workload {
-        targets: Targets::Floors { flows: 1 << 20, must: 2.3, aims: 1.5, limit: Some(5.0) },
-        ..established("A3", "established UDP, 1M flows", 1 << 20, 64, [2.3, 1.5])
-    },
-    established("A4", "established UDP, 4M flows", 1 << 22, 256, [2.0, 1.4]),
-    Workload {
-        id: "B1",
-        what: "new UDP connection, 10 rules",
-        kind: Kind::Opening,
-        flows: 1 << 19,
-        pool: 64,
-        targets: Targets::Floors { flows: 1 << 20, must: 10.0, aims: 5.0, limit: Some(25.0) },
-    },
-    memory("C1", "bytes per TCP connection", Class::Tcp4, [320.0, 256.0]),
-    memory("C1u", "bytes per UDP connection", Class::Udp4, [256.0, 224.0]),
-];
 
 /// How a pool is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +53,16 @@ impl Variant {
         Self { mapping: Mapping::AddressPortDependent, preserve_port: true },
         Self { mapping: Mapping::AddressPortDependent, preserve_port: false },
     ];
-}
 
-/// One round's figures, in ticks per packet; of memory only `work`, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Round {
-    /// The loop with the router, less `io`.
-    pub work: f64,
-    /// The loop doing nothing.
-    pub io: f64,
-    /// The floor.
-    pub floor: Option<f64>,
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match (self.mapping, self.preserve_port) {
+            (Mapping::EndpointIndependent, true) => "per endpoint, ports kept",
+            (Mapping::EndpointIndependent, false) => "per endpoint, ports chosen",
+            (Mapping::AddressPortDependent, true) => "per connection, ports kept",
+            (Mapping::AddressPortDependent, false) => "per connection, ports chosen",
+        }
+    }
 }
 
 /// What one variant reached.
@@ -143,246 +70,298 @@ pub struct Round {
 pub struct Outcome {
     /// Which.
     pub variant: Variant,
-    /// Its rounds.
-    pub rounds: Vec<Round>,
-    /// Into memory never touched before, of new connections.
-    pub first_fill: Option<f64>,
+    /// Rounds of each figure.
+    pub figures: Vec<Vec<Round>>,
 }
 
-impl Outcome {
-    /// Median and extremes of one of the figures.
-    pub fn spread(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<Spread> {
-        Spread::of(self.rounds.iter().filter_map(of))
-    }
+const K: u32 = 1 << 10;
+const M: u32 = 1 << 20;
+
+const fn floors(what: &'static str, flows: u32, must: f64, aims: f64) -> Wanted {
+    Wanted { what, goal: Goal::Floors { flows, must: Some(must), aims: Some(aims) } }
 }
 
-/// What runs share.
-#[derive(Debug)]
-pub struct Bench {
-    /// Frames.
-    pub supply: Supply,
-    /// Rounds of each measurement.
-    pub rounds: usize,
-    /// Packets of a round.
-    pub packets: u32,
-    /// Most connections.
-    pub connections: u32,
-    /// Where a profiler listens.
-    pub profiler: Option<std::fs::File>,
+const fn no_more(what: &'static str, unit: Unit, must: f64, aims: f64) -> Wanted {
+    Wanted { what, goal: Goal::AtMost { unit, must: Some(must), aims: Some(aims) } }
 }
 
-impl Bench {
-    /// Lets the profiler look, or no longer. One that went away is no reason to stop.
-    fn profile(&mut self, on: bool) {
-        if let Some(profiler) = &mut self.profiler {
-            let _ = profiler.write_all(if on { b"enable\n" } else { b"disable\n" });
-        }
-    }
+/// Shown, without a target.
+const fn shown(what: &'static str, unit: Unit) -> Wanted {
+    Wanted { what, goal: Goal::AtMost { unit, must: None, aims: None } }
+}
 
-    /// The measured pass: time runs along, and a profiler looks.
-    fn timed(
-        &mut self,
-        scene: &mut Scene,
-        packets: u32,
-        write: impl FnMut(&mut [u8; FRAME]),
-    ) -> Result<f64, BenchError> {
-        self.profile(true);
-        scene.run();
-        let ticks = pass(&mut self.supply, packets, &mut Router { scene, port: LAN }, write, unseen);
-        scene.stop();
-        self.profile(false);
-        ticks
-    }
+const fn times(what: &'static str, of: &'static str, must: f64, aims: f64) -> Wanted {
+    Wanted { what, goal: Goal::Times { of, must, aims: Some(aims) } }
+}
+
+const fn row(id: &'static str, flows: u32, figures: &'static [Wanted], run: Run) -> Workload {
+    Workload { id, figures, flows, addresses: 64, every_pool: false, scenes: 1, run }
+}
+
+const fn every_pool(workload: Workload) -> Workload {
+    Workload { every_pool: true, ..workload }
+}
+
+const fn two_scenes(workload: Workload) -> Workload {
+    Workload { scenes: 2, ..workload }
+}
+
+/// All workloads, in the order in which they are measured.
+pub const ALL: [Workload; 24] = [
+    every_pool(row("A1", K, &[floors("established UDP, 1k flows", K, 3.5, 2.2)], established_udp)),
+    every_pool(row("A2", 64 * K, &[floors("established UDP, 64k flows", 64 * K, 2.7, 1.8)], established_udp)),
+    every_pool(row("A3", M, &[floors("established UDP, 1M flows", M, 2.3, 1.5)], established_udp)),
+    Workload {
+        addresses: 256,
+        ..every_pool(row("A4", 4 * M, &[floors("established UDP, 4M flows", 4 * M, 2.0, 1.4)], established_udp))
+    },
+    // Musts and aims of A2 and A3, and half or a quarter more.
+    every_pool(row(
+        "A5",
+        64 * K,
+        &[floors("established TCP, both ways, 64k flows", 64 * K, 1.5 * 2.7, 1.25 * 1.8)],
+        established_tcp,
+    )),
+    every_pool(row(
+        "A5M",
+        M,
+        &[floors("established TCP, both ways, 1M flows", M, 1.5 * 2.3, 1.25 * 1.5)],
+        established_tcp,
+    )),
+    two_scenes(row(
+        "A6",
+        M,
+        &[
+            times("IMIX, 1M flows", "64-byte frames", 1.05, 1.05),
+            times("1500 bytes, 1M flows", "64-byte frames", 1.05, 1.05),
+            Wanted { what: "IMIX, checksums in software", goal: Goal::Floors { flows: M, must: None, aims: None } },
+            Wanted {
+                what: "1500 bytes, checksums in software",
+                goal: Goal::Floors { flows: M, must: None, aims: None },
+            },
+        ],
+        frame_sizes,
+    )),
+    every_pool(row(
+        "B1",
+        512 * K,
+        &[
+            floors("new UDP connection, 10 rules, from empty", M, 10.0, 5.0),
+            floors("… as others end, table steady", M, 10.0, 5.0),
+            Wanted { what: "… into memory never used", goal: Goal::Floors { flows: M, must: None, aims: None } },
+        ],
+        opening::new_connections,
+    )),
+    every_pool(row("B2", 256 * K, &[floors("TCP life, 7 packets", M, 30.0, 18.0)], opening::tcp_lives)),
+    row(
+        "B3",
+        64 * K,
+        &[Wanted {
+            what: "every tenth packet new, 64k flows",
+            goal: Goal::Times { of: "A2 + B1/10 here", must: 1.1, aims: None },
+        }],
+        opening::mixture,
+    ),
+    every_pool(row(
+        "C1",
+        M,
+        &[
+            no_more("a TCP connection, all included", Unit::Bytes, 320.0, 256.0),
+            no_more("a UDP connection, all included", Unit::Bytes, 256.0, 224.0),
+        ],
+        footprint::connections,
+    )),
+    row(
+        "C2",
+        K,
+        &[
+            no_more("an idle zone with its interface", Unit::Bytes, 4096.0, 4096.0),
+            no_more("an idle pool address", Unit::Bytes, 1024.0, 1024.0),
+        ],
+        footprint::idle,
+    ),
+    two_scenes(row(
+        "D1",
+        512 * K,
+        &[
+            times("10 000 rules: new connection", "10 rules", 1.5, 1.1),
+            times("10 000 rules: established, 64k flows", "10 rules", 1.03, 1.0),
+        ],
+        scale::rules,
+    )),
+    two_scenes(row("D2", M, &[times("4096 zones × 256 flows", "one zone of 1M", 1.1, 1.0)], scale::zones)),
+    two_scenes(row(
+        "D3",
+        64 * K,
+        &[
+            Wanted { what: "10 raw rules", goal: Goal::More { than: "none", must: 15.0, aims: 15.0 } },
+            Wanted { what: "1000 raw rules", goal: Goal::More { than: "none", must: 30.0, aims: 30.0 } },
+        ],
+        scale::raw_rules,
+    )),
+    two_scenes(row(
+        "GROWN",
+        M,
+        &[
+            times("4096 zones, 10k rules, 100k routes: 1k flows", "small router", 1.1, 1.1),
+            times("4096 zones, 10k rules, 100k routes: 64k flows", "small router", 1.1, 1.1),
+            times("4096 zones, 10k rules, 100k routes: 1M flows", "small router", 1.1, 1.1),
+        ],
+        scale::growth,
+    )),
+    row(
+        "E1",
+        M,
+        &[
+            no_more("dump of 1M connections: slowdown", Unit::Percent, 5.0, 1.0),
+            no_more("… CPU time of the dump", Unit::Seconds, 2.0, 0.5),
+        ],
+        calm::dump_while_forwarding,
+    ),
+    row(
+        "E3",
+        M,
+        &[
+            no_more("reload of 10k rules: packets lost", Unit::Packets, 0.0, 0.0),
+            no_more("… longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… longest loop by the wall", Unit::Micros),
+            no_more("… script to adopted by all", Unit::Seconds, 1.0, 0.1),
+        ],
+        calm::reload,
+    ),
+    row(
+        "E4",
+        M,
+        &[
+            no_more("flush of a zone of 1M: longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… by the wall", Unit::Micros),
+        ],
+        calm::flush,
+    ),
+    row("F1", M, &[faster("two workers, both ways, 1M flows", 1.85, 1.95)], together::two_workers),
+    row(
+        "F2",
+        64 * K,
+        &[no_more("no RSS: handed over beyond what must", Unit::Packets, 0.0, 0.0)],
+        together::handed_over,
+    ),
+    row(
+        "F3",
+        512 * K,
+        &[
+            Wanted { what: "a hand-over", goal: Goal::More { than: "at its owner's", must: 120.0, aims: 60.0 } },
+            faster("new connections, two workers", 1.8, 1.95),
+        ],
+        together::hand_over_cost,
+    ),
+    row(
+        "G1",
+        M,
+        &[
+            no_more("expiry of 1M in a second: longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… by the wall", Unit::Micros),
+        ],
+        calm::expiry,
+    ),
+    row(
+        "H1",
+        M,
+        &[
+            no_more("latency at half load, added to io: p50", Unit::Micros, 3.0, 1.0),
+            no_more("… p99.9", Unit::Micros, 50.0, 20.0),
+        ],
+        latency::at_half_load,
+    ),
+];
+
+const fn faster(what: &'static str, must: f64, aims: f64) -> Wanted {
+    Wanted { what, goal: Goal::Faster { must, aims } }
 }
 
 impl Workload {
     /// Flows or connections, of which there may be less for a quick look.
     pub fn flows(&self, most: u32) -> u32 {
-        self.flows.min(most).min(MOST)
+        self.flows.min(most)
     }
 
-    /// Flows of the floor that its figure is compared with.
+    /// Flows of the floor that its figures are compared with.
     pub fn floor_flows(&self, most: u32) -> Option<u32> {
-        match self.targets {
-            Targets::Floors { flows, .. } => Some(flows.min(most)),
-            Targets::Bytes { .. } => None,
-        }
+        self.figures.iter().find_map(|f| f.goal.floor_flows()).map(|flows| flows.min(most))
     }
 
-    fn shape(&self, variant: Variant, most: u32) -> Shape {
-        let class = match self.kind {
-            Kind::Memory { class } => class,
-            _ => Class::Udp4,
-        };
-        Shape::new(self.flows(most), class, self.pool, variant.mapping, variant.preserve_port)
-    }
-
-    /// Bytes that should lie on huge pages while it runs.
+    /// Bytes that should lie on huge pages while it runs: the largest shape that it may have, and its floor.
     pub fn bytes(&self, most: u32) -> usize {
-        let floor = self.floor_flows(most).map_or(0, |flows| flows as usize * 144);
-        self.shape(Variant::ALL[0], most).bytes() + floor + (64 << 20)
+        let flows = self.flows(most);
+        let twice = flows * 2 + (1 << 17);
+        let shape = super::scene::Shape::new(twice, erhu_planes::connections::Class::Tcp4, Policy::small());
+        self.scenes as usize * shape.bytes() + self.floor_flows(most).map_or(0, |f| f as usize * 144) + (64 << 20)
     }
 
-    /// Runs it, with one kind of pool.
+    /// Runs it with one kind of pool.
     ///
     /// # Errors
     /// [`BenchError::Wrong`] if what the router did is not right: then there is no figure.
-    pub fn run(&self, bench: &mut Bench, variant: Variant, floor: &mut Option<Floor>) -> Result<Outcome, BenchError> {
-        let shape = self.shape(variant, bench.connections);
-        match self.kind {
-            Kind::Established => established_udp(bench, shape, floor),
-            Kind::Opening => opening(bench, shape, floor),
-            Kind::Memory { class } => {
-                let protocol = if class.is_tcp() { proto::TCP } else { proto::UDP };
-                memory_in_use(bench, shape, protocol)
-            }
-        }
-        .map(|(rounds, first_fill)| Outcome { variant, rounds, first_fill })
+    pub fn run(&self, bench: &mut Bench, variant: Variant) -> Result<Outcome, BenchError> {
+        let Variant { mapping, preserve_port } = variant;
+        let policy = Policy { addresses: self.addresses, mapping, preserve_port, ..Policy::small() };
+        let figures = (self.run)(bench, &policy, self.flows(bench.connections))?;
+        Ok(Outcome { variant, figures })
     }
 }
 
-type Figures = (Vec<Round>, Option<f64>);
-
-fn yardsticks(bench: &Bench, floor: &mut Option<Floor>) -> Option<f64> {
-    floor.as_mut().map(|floor| floor.run(bench.packets as usize).ticks)
-}
-
-/// Takes every flow's first packet through the router and reads what leaves.
-fn open_all(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge, protocol: u8) -> Result<(), BenchError> {
-    let (writer, flows) = (Writer::from_inside(protocol), scene.shape.connections);
-    let mut number = 0;
-    let write = |frame: &mut _| {
-        let flow = Flow::of(number);
-        writer.write(frame, flow.inside, flow.remote, number);
-        number += 1;
-    };
-    let mut router = Router { scene, port: LAN };
-    pass(&mut bench.supply, flows, &mut router, write, |f: &Frame| judge.left(f.frame()).map(drop))?;
-    judge.all_apart().map_err(BenchError::Wrong)?;
-    scene.accounts().balance(flows.into())
-}
-
-/// Lets every flow be answered and become a stream, so that nothing but counters changes with further packets.
-fn establish(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge) -> Result<(), BenchError> {
-    let flows = scene.shape.connections;
-    let mut number = 0;
-    let writer = Writer::from_outside();
-    let answer = |frame: &mut _| {
-        let to = judge.external(number).unwrap_or_default();
-        writer.write(frame, Flow::of(number).remote, to, number);
-        number += 1;
-    };
-    let mut router = Router { scene, port: WAN };
-    pass(&mut bench.supply, flows, &mut router, answer, |f: &Frame| judge.came_back(f.frame()).map(drop))?;
-    // A UDP connection is a stream two seconds after its first packet.
-    scene.pass(3);
-    for _ in 0..2 {
-        refresh(bench, scene, flows, unseen)?;
-    }
-    // Timers of unanswered connections come round once, find them answered, and are armed for a stream's timeout.
-    scene.pass(31);
-    refresh(bench, scene, flows, unseen)
-}
-
-/// One packet of every flow, in order.
-fn refresh(
-    bench: &mut Bench,
-    scene: &mut Scene,
-    flows: u32,
-    look: impl FnMut(&Frame) -> Result<(), String>,
-) -> Result<(), BenchError> {
-    let writer = Writer::from_inside(proto::UDP);
-    let mut number = 0;
-    let write = |frame: &mut _| {
-        let flow = Flow::of(number);
-        writer.write(frame, flow.inside, flow.remote, number);
-        number += 1;
-    };
-    pass(&mut bench.supply, flows, &mut Router { scene, port: LAN }, write, look).map(drop)
-}
-
-fn established_udp(bench: &mut Bench, shape: Shape, floor: &mut Option<Floor>) -> Result<Figures, BenchError> {
-    let flows = shape.connections;
-    let mut judge = Judge::new(flows, shape.addresses(), shape.mapping);
-    let mut scene = Scene::new(shape)?;
-    open_all(bench, &mut scene, &mut judge, proto::UDP)?;
-    establish(bench, &mut scene, &mut judge)?;
-    let writer = Writer::from_inside(proto::UDP);
-    let mut random = Random::default();
-    let mut write = |frame: &mut _| {
-        let number = random.below(flows);
-        let flow = Flow::of(number);
-        writer.write(frame, flow.inside, flow.remote, number);
-    };
-    let packets = bench.packets;
+fn established(bench: &mut Bench, policy: &Policy, flows: u32, load: Load) -> Result<Vec<Vec<Round>>, BenchError> {
+    let mut standing = Standing::new(bench, policy, load, flows, flows)?;
     let mut rounds = Vec::with_capacity(bench.rounds);
     for _ in 0..bench.rounds {
-        let io = pass(&mut bench.supply, packets, &mut Io, &mut write, unseen)?;
-        let before = scene.accounts();
-        let all = bench.timed(&mut scene, packets, &mut write)?;
-        let fast = scene.accounts().fast - before.fast;
-        let offered = u64::from(packets) / BURST as u64 * BURST as u64;
-        // Of a full table one connection in 25 lies displaced in the index, and may go the slow way.
-        if fast < offered - offered / 10 {
-            return Err(BenchError::Wrong(format!("of {offered} packets only {fast} took the fast path")));
-        }
-        rounds.push(Round { work: all - io, io, floor: yardsticks(bench, floor) });
+        let io = standing.io(bench)?;
+        let all = standing.measure(bench)?;
+        rounds.push(Round { work: all - io, io: Some(io), floor: bench.floor(), base: None });
     }
-    let look = |f: &Frame| judge.left(f.frame()).map(drop);
-    let sample = packets.min(SAMPLE);
-    pass(&mut bench.supply, sample, &mut Router { scene: &mut scene, port: LAN }, &mut write, look)?;
-    judge.all_apart().map_err(BenchError::Wrong)?;
-    scene.accounts().balance(flows.into())?;
-    Ok((rounds, None))
+    standing.verify(bench)?;
+    Ok(vec![rounds])
 }
 
-fn opening(bench: &mut Bench, shape: Shape, floor: &mut Option<Floor>) -> Result<Figures, BenchError> {
-    let flows = shape.connections;
-    let mut judge = Judge::new(flows, shape.addresses(), shape.mapping);
-    let mut scene = Scene::new(shape)?;
-    let (writer, shuffle) = (Writer::from_inside(proto::UDP), Shuffle::new(flows));
-    let mut rounds = Vec::with_capacity(bench.rounds);
-    let mut first_fill = None;
-    for round in 0..=bench.rounds {
-        let write = |at: &mut u32, frame: &mut _| {
-            let number = shuffle.nth(*at);
-            let flow = Flow::of(number);
-            writer.write(frame, flow.inside, flow.remote, number);
-            *at += 1;
-        };
-        let mut at = 0;
-        let io = pass(&mut bench.supply, flows, &mut Io, |f: &mut _| write(&mut at, f), unseen)?;
-        scene.provision()?;
-        let (created, mut at) = (scene.accounts().created, 0);
-        let all = bench.timed(&mut scene, flows, |f| write(&mut at, f))?;
-        let accounts = scene.accounts();
-        accounts.balance(flows.into())?;
-        if accounts.created - created != u64::from(flows) {
-            return Err(BenchError::Wrong(format!("{} connections instead of {flows}", accounts.created - created)));
-        }
-        // Second packets tell what the first were given.
-        refresh(bench, &mut scene, flows, |f| judge.left(f.frame()).map(drop))?;
-        judge.all_apart().map_err(BenchError::Wrong)?;
-        judge.forget();
-        scene.flush()?;
-        scene.accounts().balance(0)?;
-        if round == 0 {
-            first_fill = Some(all - io);
-        } else {
-            rounds.push(Round { work: all - io, io, floor: yardsticks(bench, floor) });
-        }
-    }
-    // And first packets themselves are right.
-    open_all(bench, &mut scene, &mut judge, proto::UDP)?;
-    Ok((rounds, first_fill))
+/// A1 to A4.
+fn established_udp(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
+    established(bench, policy, flows, Load::Udp)
 }
 
-fn memory_in_use(bench: &mut Bench, shape: Shape, protocol: u8) -> Result<Figures, BenchError> {
-    let flows = shape.connections;
-    let mut judge = Judge::new(flows, shape.addresses(), shape.mapping);
-    let mut scene = Scene::new(shape)?;
-    open_all(bench, &mut scene, &mut judge, protocol)?;
-    let bytes: usize = scene.bytes_in_use().iter().sum();
-    let work = bytes as f64 / f64::from(flows);
-    Ok((vec![Round { work, io: 0.0, floor: None }], None))
+/// A5.
+fn established_tcp(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
+    established(bench, policy, flows, Load::Tcp)
+}
+
+/// A6.
+fn frame_sizes(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
+    let mut standing = Standing::new(bench, policy, Load::Udp, flows, flows)?;
+    let loads = [Load::Imix, Load::Long, Load::ImixUnverified, Load::LongUnverified];
+    let mut figures = vec![Vec::new(); loads.len()];
+    for _ in 0..bench.rounds {
+        standing.carry(Load::Udp);
+        let io = standing.io(bench)?;
+        let base = Some(standing.measure(bench)? - io);
+        let floor = bench.floor();
+        for (rounds, load) in figures.iter_mut().zip(loads) {
+            standing.carry(load);
+            let io = standing.io(bench)?;
+            let work = standing.measure(bench)? - io;
+            rounds.push(Round { work, io: Some(io), floor, base });
+        }
+    }
+    for load in loads {
+        standing.carry(load);
+        standing.verify(bench)?;
+    }
+    Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_given_twice() {
+        let ids: std::collections::HashSet<&str> = ALL.iter().map(|w| w.id).collect();
+        assert_eq!(ids.len(), ALL.len());
+    }
 }
