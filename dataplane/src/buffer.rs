@@ -33,21 +33,20 @@ impl Buffer for Packet {
 
     #[inline]
     fn move_start(&mut self, by: i32) -> bool {
-        match u16::try_from(by.unsigned_abs()) {
-            Ok(n) if by >= 0 => self.0.prepend(n).is_some(),
-            Ok(n) => self.0.adj(n),
-            Err(_) => false,
-        }
+        let now = i32::try_from(self.0.data().len()).unwrap_or(i32::MAX);
+        u16::try_from(now.saturating_add(by)).is_ok_and(|len| self.0.reframe(len, by))
     }
 
     #[inline]
     fn set_len(&mut self, len: usize) -> bool {
-        let now = self.0.data().len();
-        if len <= now {
-            u16::try_from(now - len).is_ok_and(|n| self.0.trim(n))
-        } else {
-            u16::try_from(len - now).is_ok_and(|n| self.0.append(n).is_some())
-        }
+        u16::try_from(len).is_ok_and(|len| self.0.reframe(len, 0))
+    }
+
+    #[inline(always)]
+    fn reframe(&mut self, end: usize, by: i32) -> Option<&mut [u8]> {
+        let end = i32::try_from(end).ok()?;
+        let len = u16::try_from(end.checked_add(by)?).ok()?;
+        self.0.reframe(len, by).then(|| self.0.data_mut())
     }
 
     #[inline]

@@ -48,6 +48,7 @@ pub fn run(mut worker: Worker<Pool>, mut queues: Queues, stop: &Arc<AtomicBool>,
             }
             packets += got;
             for mbuf in received.drain() {
+                mbuf.prefetch_data();
                 match Packet::received(mbuf) {
                     Some(packet) => burst.push(packet),
                     None => worker.tally_mut().drop(DropReason::NoBuffer),

@@ -77,6 +77,17 @@ impl Mbuf {
         unsafe { self.raw.as_ptr().byte_add(offset as usize).cast::<T>().read() }
     }
 
+    /// Writes a field of the head.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::field`]; and the value keeps the packet valid.
+    #[inline(always)]
+    unsafe fn set_field<T>(&mut self, offset: u32, value: T) {
+        // SAFETY: the head is valid and ours alone; the caller vouches for offset, type and value.
+        unsafe { self.raw.as_ptr().byte_add(offset as usize).cast::<T>().write(value) }
+    }
+
     /// Bytes of the first segment.
     #[inline]
     pub fn data(&self) -> &[u8] {
@@ -221,6 +232,27 @@ impl Mbuf {
     pub fn trim(&mut self, len: u16) -> bool {
         // SAFETY: the chain is valid and ours.
         unsafe { sys::shim_rte_pktmbuf_trim(self.raw.as_ptr(), len) == 0 }
+    }
+
+    /// Makes the packet `len` bytes long and lets it begin `by` bytes earlier (later, if negative) than it does; what
+    /// is new has arbitrary content. `false`, and nothing changed, if the buffer has no room for that, and for packets
+    /// that are not contiguous.
+    #[inline]
+    #[must_use]
+    pub fn reframe(&mut self, len: u16, by: i32) -> bool {
+        // SAFETY: offset and type are those of the field.
+        let room = unsafe { self.field::<u16>(sys::MBUF_OFFSET_buf_len) };
+        let Ok(start) = u16::try_from(i32::from(self.headroom()) - by) else { return false };
+        if !self.is_contiguous() || start.checked_add(len).is_none_or(|end| end > room) {
+            return false;
+        }
+        // SAFETY: offsets and types are those of the fields; data of one segment, within its buffer.
+        unsafe {
+            self.set_field::<u16>(sys::MBUF_OFFSET_data_off, start);
+            self.set_field::<u16>(sys::MBUF_OFFSET_data_len, len);
+            self.set_field::<u32>(sys::MBUF_OFFSET_pkt_len, u32::from(len));
+        }
+        true
     }
 
     /// Empties the packet: no data, no metadata, the headroom restored. Further segments stay linked

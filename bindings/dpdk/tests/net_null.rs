@@ -33,6 +33,10 @@ fn a_packet_grows_and_shrinks_at_both_ends(pool: &erhu_dpdk::Mempool) {
     assert!(!packet.adj(5) && !packet.trim(5), "more than there is");
     assert!(packet.prepend(packet.headroom() + 1).is_none());
     assert!(packet.append(packet.tailroom() + 1).is_none());
+    assert!(packet.reframe(6, 4) && packet.data() == b"header" && packet.len() == 6);
+    assert!(packet.reframe(4, -4));
+    assert_eq!((packet.data(), packet.len()), (&b"erda"[..], 4));
+    assert!(!packet.reframe(u16::MAX, 0) && !packet.reframe(4, i32::from(packet.headroom()) + 1), "no room");
     assert_eq!(packet.rss_hash(), None);
     assert_eq!(packet.ip_checksum(), erhu_dpdk::Checksum::Unknown);
     packet.data_mut()[0] = b'E';

@@ -16,6 +16,13 @@ pub trait Buffer {
     fn move_start(&mut self, by: i32) -> bool;
     /// Makes the frame `len` bytes long at its end. `false`, and nothing changed, where there is no room.
     fn set_len(&mut self, len: usize) -> bool;
+    /// Cuts the frame to `end` bytes, moves its start by `by`, and gives it to write. `None` where there is no room: the
+    /// frame is then good for nothing but to be dropped.
+    #[inline(always)]
+    fn reframe(&mut self, end: usize, by: i32) -> Option<&mut [u8]> {
+        let fits = (self.frame().len() == end || self.set_len(end)) && (by == 0 || self.move_start(by));
+        fits.then(|| self.frame_mut())
+    }
     /// Which checksums whoever received it vouches for.
     fn trust(&self) -> Verify;
 }

@@ -15,6 +15,7 @@
 
 use std::sync::atomic::Ordering;
 
+use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
 use erhu_table::Reference;
@@ -23,63 +24,88 @@ use erhu_wire::{Parsed, ethernet};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::Outcome;
-use crate::neighbour::Egress;
+use crate::neighbour::{Adjacencies, Egress, Ready};
+use crate::tally::Run;
 use crate::worker::{Meta, Worker};
-
-/// What the fast path made of a packet.
-pub(crate) enum Fast {
-    /// Rewritten; it leaves by that port.
-    Sent(u16),
-    /// Nothing was done: the slow path decides.
-    NotHere,
-    /// Tracking ran and found something that the slow path must carry out.
-    Tracked(Outcome),
-}
 
 /// Directions with one of these never stay on the fast path.
 const ODD: u16 = flags::DEAD | flags::PER_PACKET | flags::NOT_FORWARDED;
+/// The bits that name the owner.
+const OWNER: u16 = u16::MAX << flags::OWNER_SHIFT;
+
+/// What a direction of a connection must say to stay on the fast path, and what time it is: the same for a burst.
+#[derive(Clone, Copy)]
+pub(crate) struct Usual {
+    generation: u32,
+    owner: u16,
+    tick: u32,
+}
+
+impl Usual {
+    /// For a burst.
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 workers")]
+    pub fn new(generation: u32, worker: usize, tick: u32) -> Self {
+        Self { generation, owner: (worker as u16) << flags::OWNER_SHIFT, tick }
+    }
+
+    /// Where the packet goes, if the hot line is of its connection and says what is usual, and nothing keeps it here.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+    pub fn egress(self, hot: &Hot4, meta: &Meta, adjacencies: &Adjacencies) -> Option<Ready> {
+        let relaxed = Ordering::Relaxed;
+        // Relaxed: the reference was loaded with Acquire, and keys are fixed before it is stored.
+        let key = (hot.key[0].load(relaxed) ^ meta.key.0[0]) | (hot.key[1].load(relaxed) ^ meta.key.0[1]);
+        let decision = hot.decision.load(relaxed);
+        let generation = decision as u32 ^ self.generation;
+        let bits = (hot.flags.load(relaxed) ^ self.owner) & (OWNER | ODD);
+        let interface = hot.interface.load(relaxed) ^ meta.slot;
+        // One comparison, since nearly always nothing differs.
+        let differs = key | u64::from(generation) | u64::from(bits | interface);
+        if differs != 0 || meta.parsed.ttl <= 1 {
+            return None;
+        }
+        adjacencies.get((decision >> 32) as u32).ready(meta.parsed.length)
+    }
+
+    /// Counts the packet, if that is all that it changes.
+    #[inline(always)]
+    pub fn counted(self, hot: &Hot4, bytes: u16) -> bool {
+        let is_steady = hot.flags.load(Ordering::Relaxed) & flags::STEADY != 0;
+        if is_steady {
+            count(hot, self.tick, bytes);
+        }
+        is_steady
+    }
+}
+
+/// Translates a [`erhu_wire::Kind::Fast`] packet and gives it the Ethernet header that it leaves with. Returns the
+/// frame's length; none where the buffer has no room.
+#[inline(always)]
+pub(crate) fn forward<B: Buffer>(buffer: &mut B, parsed: &Parsed, hot: &Hot4, egress: &Ready) -> Option<u16> {
+    let header = if egress.vlan() == 0 { 14 } else { 18 };
+    let frame = buffer.reframe(usize::from(parsed.end), i32::from(header) - i32::from(parsed.l3))?;
+    let packet = ethernet::write_packed(frame, egress.destination, egress.source, egress.vlan(), ethernet::IPV4)?;
+    rewrite_of(hot).apply_plain(packet, parsed.proto);
+    Some(header + parsed.length)
+}
 
 impl<P: Buffers> Worker<P> {
-    /// Handles the packet if its connection is this worker's, current, and has nothing odd about it.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
-    pub(crate) fn fast(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Fast {
-        let relaxed = Ordering::Relaxed;
-        if !self.shared.table.matches4(reference, &meta.key) {
-            return Fast::NotHere;
+    /// Tracks an established packet that changes more than counters.
+    #[inline(never)]
+    pub(crate) fn track_established(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
+        self.track(frame, meta, reference)
+    }
+
+    /// Counts frames in a row that left by one interface on the fast path.
+    #[inline(never)]
+    pub(crate) fn count_sent_run(&mut self) {
+        let run = std::mem::replace(&mut self.sent, Run::NONE);
+        self.tally.count_many(Counter::FastPath, run.packets);
+        self.tally.sent_run(run);
+        if let Some(block) = self.shared.stats.interface(self.index, usize::from(run.slot)) {
+            add(&block.tx_packets, run.packets);
+            add(&block.tx_bytes, run.bytes);
         }
-        let hot = self.shared.table.hot4(reference);
-        let bits = hot.flags.load(relaxed);
-        let decision = hot.decision.load(relaxed);
-        let usual = bits & ODD == 0
-            && usize::from(bits >> flags::OWNER_SHIFT) == self.index
-            && decision as u32 == self.policy.generation
-            && hot.interface.load(relaxed) == meta.slot
-            && meta.parsed.ttl > 1;
-        if !usual {
-            return Fast::NotHere;
-        }
-        let adjacency = self.shared.adjacencies.get((decision >> 32) as u32);
-        let egress = adjacency.egress();
-        let Some(destination) = egress.destination else { return Fast::NotHere };
-        // Packets that still wait for this next hop go first.
-        if meta.parsed.length > egress.mtu || adjacency.has_waiting() {
-            return Fast::NotHere;
-        }
-        if bits & flags::STEADY != 0 {
-            count(hot, self.clock.tick, meta.parsed.length);
-        } else {
-            match self.track(buffer.frame(), meta, reference) {
-                Outcome::Accept | Outcome::Ignore => {}
-                other => return Fast::Tracked(other),
-            }
-        }
-        rewrite(buffer, &meta.parsed, self.shared.table.hot4(reference));
-        if !encapsulate(buffer, &meta.parsed, &egress, destination) {
-            return Fast::Tracked(Outcome::NoBuffer);
-        }
-        self.count_sent(egress.slot, buffer.frame().len());
-        Fast::Sent(egress.port)
     }
 
     /// Counts a frame that leaves by an interface.
@@ -103,22 +129,25 @@ pub(crate) fn count(hot: &Hot4, tick: u32, bytes: u16) {
 }
 
 /// Writes a direction's addresses, ports, checksums and decremented TTL.
+pub(crate) fn rewrite<B: Buffer>(buffer: &mut B, parsed: &Parsed, hot: &Hot4) {
+    rewrite_of(hot).apply(buffer.frame_mut(), parsed);
+}
+
+/// What a direction's packets become.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
-pub(crate) fn rewrite<B: Buffer>(buffer: &mut B, parsed: &Parsed, hot: &Hot4) {
+fn rewrite_of(hot: &Hot4) -> Rewrite4 {
     let packed = hot.ports_deltas.load(Ordering::Relaxed);
-    let rewrite = Rewrite4 {
+    Rewrite4 {
         addresses: hot.addresses.load(Ordering::Relaxed),
         ports: packed as u32,
         l3_delta: (packed >> 32) as u16,
         l4_delta: (packed >> 48) as u16,
-    };
-    rewrite.apply(buffer.frame_mut(), parsed);
+    }
 }
 
 /// Puts the Ethernet header of an adjacency before the IP packet and cuts padding behind it. `false` where the buffer
 /// has no room.
-#[inline(always)]
 pub(crate) fn encapsulate<B: Buffer>(buffer: &mut B, parsed: &Parsed, egress: &Egress, destination: [u8; 6]) -> bool {
     let header: u16 = if egress.vlan.is_some() { 18 } else { 14 };
     if buffer.frame().len() != usize::from(parsed.end) && !buffer.set_len(usize::from(parsed.end)) {

@@ -106,6 +106,42 @@ pub struct Egress {
     pub vlan: Option<u16>,
 }
 
+/// An [`Egress`] whose next hop is known, as the words of its line.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// Destination MAC in the low 48 bits.
+    pub destination: u64,
+    /// Source MAC, likewise.
+    pub source: u64,
+    egress: u64,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+impl Ready {
+    /// Port number.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        (self.source >> 48) as u16
+    }
+
+    /// Interface slot.
+    #[inline(always)]
+    pub const fn slot(&self) -> u16 {
+        self.egress as u16
+    }
+
+    #[inline(always)]
+    const fn mtu(&self) -> u16 {
+        (self.egress >> 16) as u16
+    }
+
+    /// VLAN tag, 0 for none.
+    #[inline(always)]
+    pub const fn vlan(&self) -> u16 {
+        (self.egress >> 32) as u16
+    }
+}
+
 impl Adjacency {
     /// Everything a frame needs, each word loaded once.
     #[inline]
@@ -123,6 +159,20 @@ impl Adjacency {
             mtu: (egress >> 16) as u16,
             vlan: (vlan != 0).then_some(vlan),
         }
+    }
+
+    /// The same as words, for packets of up to `length` bytes that need not wait: none if the next hop is not known, if
+    /// they are too long, or if others wait for it already.
+    #[inline(always)]
+    pub fn ready(&self, length: u16) -> Option<Ready> {
+        let state = self.state.load(Ordering::Relaxed);
+        let ready = Ready {
+            destination: state,
+            source: self.source.load(Ordering::Relaxed),
+            egress: self.egress.load(Ordering::Relaxed),
+        };
+        let is_ready = state & RESOLVED != 0 && length <= ready.mtu() && !self.has_waiting();
+        is_ready.then_some(ready)
     }
 
     fn set_interface(&self, interface: &Interface) {
@@ -212,6 +262,8 @@ struct Book {
 #[derive(Debug)]
 pub struct Adjacencies {
     lines: Box<[Adjacency]>,
+    /// What numbers lead to that were never given.
+    nowhere: Adjacency,
     book: Mutex<Book>,
 }
 
@@ -241,13 +293,14 @@ impl Default for Adjacencies {
 impl Adjacencies {
     /// Room for that many.
     pub fn new(capacity: usize) -> Self {
-        Self { lines: (0..capacity).map(|_| Adjacency::default()).collect(), book: Mutex::default() }
+        let lines = (0..capacity).map(|_| Adjacency::default()).collect();
+        Self { lines, nowhere: Adjacency::default(), book: Mutex::default() }
     }
 
     /// The adjacency of a number; numbers that were never given lead to an empty one.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, number: u32) -> &Adjacency {
-        &self.lines[number as usize % self.lines.len()]
+        self.lines.get(number as usize).unwrap_or(&self.nowhere)
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -438,6 +491,17 @@ mod tests {
         let egress = all.get(number).egress();
         assert_eq!(egress.destination, Some([2, 1, 2, 3, 4, 5]));
         assert_eq!((egress.port, egress.slot, egress.mtu, egress.vlan), (2, 3, 1500, Some(100)));
+        let line = all.get(number);
+        let ready = line.ready(1500).unwrap();
+        assert_eq!(
+            (unpack_mac(ready.destination), unpack_mac(ready.source)),
+            ([2, 1, 2, 3, 4, 5], [2, 0, 0, 0, 0, 1])
+        );
+        assert_eq!((ready.port(), ready.slot(), ready.vlan()), (2, 3, 100));
+        assert!(line.ready(1501).is_none());
+        line.start_waiting();
+        assert!(line.ready(64).is_none(), "those who wait go first");
+        assert!(all.get(u32::MAX).ready(64).is_none(), "a number that was never given leads nowhere");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use erhu_nat::{Nat, Pools};
 use erhu_planes::program::{Encapsulation, InterfaceAddress, Program, Tracking};
 use erhu_route::Routes;
 use erhu_rules::Rules;
+use erhu_wire::ethernet::pack_mac;
 use hashbrown::HashMap;
 
 /// Marks a port and VLAN that belong to no interface.
@@ -79,6 +80,47 @@ impl Interface {
     /// Whether an address lies in one of its connected prefixes.
     pub fn reaches(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| self.holds(a, address))
+    }
+}
+
+/// What the first look at a frame needs to know about the interface that it came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Own MAC address, packed ([`pack_mac`]).
+    pub mac: u64,
+    /// Stable number of the interface, or [`NO_SLOT`] where there is none.
+    pub slot: u16,
+    /// Zone id.
+    pub zone: u16,
+    /// Raw rules may touch its packets.
+    pub has_raw: bool,
+}
+const _: () = assert!(size_of::<Arrival>() == 16);
+
+impl Arrival {
+    const NOWHERE: Self = Self { mac: u64::MAX, slot: NO_SLOT, zone: 0, has_raw: false };
+}
+
+/// Arrivals by VLAN tag.
+type Tags = [Arrival; TAGS];
+
+/// Where frames of one port arrive.
+#[derive(Clone, Copy)]
+pub struct Arrivals<'p> {
+    tags: &'p Tags,
+    have_raw: bool,
+}
+
+impl<'p> Arrivals<'p> {
+    /// The interface of a VLAN id, 0 for none.
+    #[inline(always)]
+    pub fn at(self, vlan: u16) -> &'p Arrival {
+        self.tags.get(usize::from(vlan)).unwrap_or(&Arrival::NOWHERE)
+    }
+
+    /// Whether raw rules may touch packets of any of them.
+    pub fn have_raw(self) -> bool {
+        self.have_raw
     }
 }
 
@@ -187,7 +229,9 @@ pub struct Policy {
     pub timeouts: Vec<Timeouts>,
     interfaces: Vec<Option<Interface>>,
     slot_of_index: Vec<u16>,
-    lookup: Vec<Box<[u16]>>,
+    arrivals: Vec<Box<Tags>>,
+    /// By port: whether raw rules may touch packets of any interface of it.
+    raw_ports: Vec<bool>,
     zones: Vec<ZoneFacts>,
     zone_at: HashMap<u16, u16>,
     /// Numbers in statistics by zone id, of all generations: connections may outlive the declaration of their zone.
@@ -215,7 +259,7 @@ impl Policy {
         let rules = Rules::compile(&program);
         let mut interfaces: Vec<Option<Interface>> = Vec::new();
         let mut slot_of_index = Vec::new();
-        let mut lookup = vec![vec![NO_SLOT; TAGS].into_boxed_slice(); ports.len()];
+        let mut arrivals = vec![Box::new([Arrival::NOWHERE; TAGS]); ports.len()];
         for (index, i) in program.interfaces.iter().enumerate() {
             let port = ports.iter().position(|p| p.name == i.port).ok_or_else(|| PolicyError::NoSuchPort {
                 interface: i.name.clone(),
@@ -230,8 +274,9 @@ impl Policy {
                 Encapsulation::Untagged => 0,
                 Encapsulation::Vlan(tag) => tag,
             };
-            lookup[port][usize::from(vlan) % TAGS] = slot;
             let index = u16::try_from(index).map_err(|_| too_many("interfaces", MAX_INTERFACES))?;
+            let (mac, has_raw) = (i.mac.unwrap_or(ports[port].mac), rules.raw_rules_for(index));
+            arrivals[port][usize::from(vlan) % TAGS] = Arrival { mac: pack_mac(mac), slot, zone: i.zone, has_raw };
             if interfaces.len() <= usize::from(slot) {
                 interfaces.resize(usize::from(slot) + 1, None);
             }
@@ -244,10 +289,10 @@ impl Policy {
                 vlan,
                 zone: i.zone,
                 mtu: i.mtu,
-                mac: i.mac.unwrap_or(ports[port].mac),
+                mac,
                 addresses: i.addresses.clone(),
                 proxy_arp: i.proxy_arp,
-                has_raw: rules.raw_rules_for(index),
+                has_raw,
             });
         }
         let mut zones = Vec::new();
@@ -283,7 +328,8 @@ impl Policy {
             rules,
             interfaces,
             slot_of_index,
-            lookup,
+            raw_ports: arrivals.iter().map(|tags| tags.iter().any(|arrival| arrival.has_raw)).collect(),
+            arrivals,
             zones,
             zone_at,
             zone_slots,
@@ -302,11 +348,11 @@ impl Policy {
         self.slot_of_index.get(usize::from(index)).and_then(|s| self.interface(*s))
     }
 
-    /// The interface that a port and VLAN (0 for none) belong to.
+    /// Where frames of a port arrive.
     #[inline]
-    pub fn arrival(&self, port: u16, vlan: u16) -> Option<&Interface> {
-        let slot = self.lookup.get(usize::from(port))?.get(usize::from(vlan))?;
-        self.interface(*slot)
+    pub fn arrivals(&self, port: u16) -> Arrivals<'_> {
+        let tags = self.arrivals.get(usize::from(port)).map_or(&[Arrival::NOWHERE; TAGS], |tags| &**tags);
+        Arrivals { tags, have_raw: self.raw_ports.get(usize::from(port)).copied().unwrap_or(false) }
     }
 
     /// A zone's facts; a zone that nobody declared has those of an empty declaration.

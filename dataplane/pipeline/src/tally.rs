@@ -1,6 +1,7 @@
 //! A worker's private counters, published to shared memory once per burst.
 
-use std::sync::atomic::Ordering;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use erhu_planes::reason::{COUNTER_SLOTS, DROP_SLOTS};
 use erhu_planes::stats::{LOOP_BUCKETS, WorkerBlock};
@@ -19,13 +20,73 @@ pub struct PortTally {
     pub tx_bytes: u64,
 }
 
+/// Frames in a row that left by one interface. They are counted where readers see them when another interface has its
+/// turn, and at the end of the burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Port number.
+    pub port: u16,
+    /// Interface slot.
+    pub slot: u16,
+    /// How many.
+    pub packets: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+impl Run {
+    /// No frame, of no interface.
+    pub const NONE: Self = Self::of(0, crate::policy::NO_SLOT);
+
+    /// No frame yet.
+    #[inline(always)]
+    pub const fn of(port: u16, slot: u16) -> Self {
+        Self { port, slot, packets: 0, bytes: 0 }
+    }
+}
+
+/// Totals of one kind of events, and which of them changed since readers last saw them.
+#[derive(Clone, Debug)]
+struct Totals<const N: usize> {
+    totals: [u64; N],
+    /// A bit each. At first all: what readers saw may be of a worker before.
+    changed: Cell<u32>,
+}
+
+impl<const N: usize> Totals<N> {
+    const fn new() -> Self {
+        const { assert!(N <= 32) };
+        Self { totals: [0; N], changed: Cell::new(u32::MAX) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, index: usize, by: u64) {
+        if let Some(total) = self.totals.get_mut(index) {
+            *total += by;
+            *self.changed.get_mut() |= 1 << index;
+        }
+    }
+
+    /// Stores those that changed: few of many in most bursts.
+    fn publish(&self, to: &[AtomicU64; N]) {
+        let mut changed = self.changed.replace(0);
+        while changed != 0 {
+            let index = changed.trailing_zeros() as usize;
+            if let (Some(to), Some(total)) = (to.get(index), self.totals.get(index)) {
+                to.store(*total, Ordering::Relaxed);
+            }
+            changed &= changed - 1;
+        }
+    }
+}
+
 /// Totals since the worker started.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    drops: [u64; DROP_SLOTS],
-    counters: [u64; COUNTER_SLOTS],
-    refused: [u64; DROP_SLOTS],
-    loop_times: [u64; LOOP_BUCKETS],
+    drops: Totals<DROP_SLOTS>,
+    counters: Totals<COUNTER_SLOTS>,
+    refused: Totals<DROP_SLOTS>,
+    loop_times: Totals<LOOP_BUCKETS>,
     created: u64,
     ended: u64,
     loops: u64,
@@ -39,10 +100,10 @@ impl Tally {
     /// All zero, for that many ports.
     pub fn new(ports: usize) -> Self {
         Self {
-            drops: [0; DROP_SLOTS],
-            counters: [0; COUNTER_SLOTS],
-            refused: [0; DROP_SLOTS],
-            loop_times: [0; LOOP_BUCKETS],
+            drops: Totals::new(),
+            counters: Totals::new(),
+            refused: Totals::new(),
+            loop_times: Totals::new(),
             created: 0,
             ended: 0,
             loops: 0,
@@ -56,24 +117,24 @@ impl Tally {
     /// One packet that does not leave.
     #[inline]
     pub fn drop(&mut self, reason: DropReason) {
-        self.drops[reason.index()] += 1;
+        self.drops.add(reason.index(), 1);
     }
 
     /// One first packet whose connection was refused.
     pub fn refuse(&mut self, reason: DropReason) {
-        self.refused[reason.index()] += 1;
+        self.refused.add(reason.index(), 1);
     }
 
     /// One event.
     #[inline]
     pub fn count(&mut self, counter: Counter) {
-        self.counters[counter.index()] += 1;
+        self.counters.add(counter.index(), 1);
     }
 
     /// Some events at once.
     #[inline]
     pub fn count_many(&mut self, counter: Counter, by: u64) {
-        self.counters[counter.index()] += by;
+        self.counters.add(counter.index(), by);
     }
 
     /// One connection more.
@@ -86,12 +147,19 @@ impl Tally {
         self.ended += 1;
     }
 
-    /// A frame came in.
-    #[inline]
-    pub fn received(&mut self, port: u16, bytes: usize) {
+    /// Frames came in.
+    pub(crate) fn received(&mut self, port: u16, packets: u64, bytes: u64) {
         if let Some(port) = self.ports.get_mut(usize::from(port)) {
-            port.rx_packets += 1;
-            port.rx_bytes += bytes as u64;
+            port.rx_packets += packets;
+            port.rx_bytes += bytes;
+        }
+    }
+
+    /// Frames go out.
+    pub(crate) fn sent_run(&mut self, run: Run) {
+        if let Some(port) = self.ports.get_mut(usize::from(run.port)) {
+            port.tx_packets += run.packets;
+            port.tx_bytes += run.bytes;
         }
     }
 
@@ -120,7 +188,7 @@ impl Tally {
         if busy {
             self.busy_loops += 1;
             let bucket = (63 - (ns | 1).leading_zeros() as usize).min(LOOP_BUCKETS - 1);
-            self.loop_times[bucket] += 1;
+            self.loop_times.add(bucket, 1);
             self.longest_loop_ns = self.longest_loop_ns.max(ns);
         }
     }
@@ -134,21 +202,34 @@ impl Tally {
         block.generation.store(generation, relaxed);
         block.created.store(self.created, relaxed);
         block.ended.store(self.ended, relaxed);
-        for (to, from) in [
-            (&block.drops[..], &self.drops[..]),
-            (&block.counters[..], &self.counters[..]),
-            (&block.refused[..], &self.refused[..]),
-            (&block.loop_times[..], &self.loop_times[..]),
-        ] {
-            for (to, from) in to.iter().zip(from) {
-                to.store(*from, relaxed);
-            }
-        }
+        self.drops.publish(&block.drops);
+        self.counters.publish(&block.counters);
+        self.refused.publish(&block.refused);
+        self.loop_times.publish(&block.loop_times);
         for (to, from) in block.ports.iter().zip(&self.ports).take(self.used_ports) {
             to.rx_packets.store(from.rx_packets, relaxed);
             to.rx_bytes.store(from.rx_bytes, relaxed);
             to.tx_packets.store(from.tx_packets, relaxed);
             to.tx_bytes.store(from.tx_bytes, relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_published_and_at_first_everything() {
+        let mut totals = Totals::<8>::new();
+        let seen: [AtomicU64; 8] = std::array::from_fn(|_| AtomicU64::new(99));
+        totals.add(3, 5);
+        totals.publish(&seen);
+        assert_eq!(seen.each_ref().map(|n| n.load(Ordering::Relaxed)), [0, 0, 0, 5, 0, 0, 0, 0]);
+        seen[2].store(7, Ordering::Relaxed);
+        totals.add(3, 1);
+        totals.add(0, 2);
+        totals.publish(&seen);
+        assert_eq!(seen.each_ref().map(|n| n.load(Ordering::Relaxed)), [2, 0, 7, 6, 0, 0, 0, 0]);
     }
 }

@@ -13,13 +13,14 @@ use erhu_planes::tuple::{FAMILY_V4, Key4, pack_low, unpack_ports, unpack_v4};
 use erhu_planes::{Counter, DropReason, Tuple};
 use erhu_rules::{Effects, Facts, Verdict};
 use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
-use erhu_wire::{Kind, Odd, Parsed};
+use erhu_wire::{Kind, Odd, Parsed, Verify, ethernet};
 
 use crate::buffer::{Buffer, Buffers};
-use crate::fast::Fast;
-use crate::policy::{Interface, Policy};
+use crate::fast::{Usual, forward};
+use crate::judge::Outcome;
+use crate::policy::{Arrival, Arrivals, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, JobKind, Shared};
-use crate::tally::Tally;
+use crate::tally::{Run, Tally};
 use crate::waiting::Waiting;
 
 /// Packets that are processed together at most.
@@ -62,6 +63,35 @@ enum Way {
     Drop(DropReason),
 }
 
+impl Way {
+    /// Of frames that are not [`Kind::Fast`], or not for the interface's own MAC address.
+    #[cold]
+    #[inline(never)]
+    fn without_look_up(frame: &[u8], parsed: &Parsed, arrival: &Arrival) -> Self {
+        if arrival.slot == NO_SLOT {
+            let is_frame = (14..=usize::from(u16::MAX)).contains(&frame.len());
+            return Self::Drop(if is_frame { DropReason::NoInterface } else { DropReason::Malformed });
+        }
+        // Of a frame that is cut short, what is there.
+        let Some(destination) = frame.first_chunk().copied().map(ethernet::pack_mac) else {
+            return Self::Drop(DropReason::Malformed);
+        };
+        let group = ethernet::is_group(destination);
+        if !group && destination != arrival.mac {
+            return Self::Drop(DropReason::NotForUs);
+        }
+        match parsed.kind {
+            Kind::Malformed => Self::Drop(DropReason::Malformed),
+            Kind::Arp => Self::Arp,
+            _ if group => Self::Drop(DropReason::Unsupported),
+            Kind::Fast => Self::LookUp,
+            Kind::Ipv4Odd(_) => Self::Slow,
+            Kind::BadChecksum => Self::Drop(DropReason::BadChecksum),
+            Kind::Fast6 | Kind::Ipv6Odd(_) | Kind::Other(_) => Self::Drop(DropReason::Unsupported),
+        }
+    }
+}
+
 /// What stages know about a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta {
@@ -84,6 +114,78 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    /// Of no packet yet. Metas are places that are filled again for each packet, never moved.
+    const NOTHING: Self = Self {
+        parsed: Parsed::NOTHING,
+        way: Way::Slow,
+        port: 0,
+        slot: NO_SLOT,
+        zone: 0,
+        mark: 0,
+        notrack: false,
+        key: Key4([0, 0]),
+        hash: 0,
+        candidate: None,
+    };
+
+    /// Fills the place from a frame that came in by a port, and asks for the bucket that its connection is in.
+    #[inline(always)]
+    fn read(&mut self, frame: &[u8], trust: Verify, port: u16, arrivals: Arrivals<'_>, table: &Table) {
+        if !erhu_wire::parse_common(frame, trust, &mut self.parsed) {
+            return self.read_thoroughly(frame, trust, port, arrivals, table);
+        }
+        let arrival = arrivals.at(self.parsed.vlan);
+        if self.parsed.destination != arrival.mac {
+            self.arrive(port, arrival);
+            self.way = Way::without_look_up(frame, &self.parsed, arrival);
+            return;
+        }
+        self.arrive(port, arrival);
+        self.way = Way::LookUp;
+        self.seek(table);
+    }
+
+    /// [`Self::read`] of any frame.
+    #[cold]
+    #[inline(never)]
+    fn read_thoroughly(&mut self, frame: &[u8], trust: Verify, port: u16, arrivals: Arrivals<'_>, table: &Table) {
+        erhu_wire::parse_into(frame, trust, &mut self.parsed);
+        let arrival = arrivals.at(self.parsed.vlan);
+        self.arrive(port, arrival);
+        self.way = Way::without_look_up(frame, &self.parsed, arrival);
+        if self.way == Way::LookUp {
+            self.seek(table);
+        }
+    }
+
+    #[inline(always)]
+    fn arrive(&mut self, port: u16, arrival: &Arrival) {
+        let parsed = &self.parsed;
+        self.key = Key4([parsed.addresses, pack_low(parsed.ports, parsed.proto, FAMILY_V4, arrival.zone)]);
+        self.port = port;
+        self.slot = arrival.slot;
+        self.zone = arrival.zone;
+        self.mark = 0;
+        self.notrack = false;
+        self.candidate = None;
+    }
+
+    /// Hashes the key and asks for its bucket.
+    #[inline(always)]
+    fn seek(&mut self, table: &Table) {
+        self.hash = table.hash4(&self.key);
+        table.prefetch_bucket(self.hash);
+    }
+
+    /// Asks for what a packet of that direction will need.
+    #[inline(always)]
+    fn prefetch(&self, table: &Table, reference: Reference) {
+        table.prefetch_hot(reference);
+        if self.parsed.proto == erhu_planes::tuple::proto::TCP {
+            table.prefetch_tcp(reference);
+        }
+    }
+
     /// Source and destination address.
     #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
     pub fn addresses(&self) -> (IpAddr, IpAddr) {
@@ -123,6 +225,33 @@ impl Meta {
             state,
             mark: self.mark,
             bytes: u32::from(self.parsed.length),
+        }
+    }
+}
+
+/// Finds what is most likely each packet's connection, and asks for its lines. Returns whether any has none.
+#[inline(always)]
+fn find_candidates(table: &Table, metas: &mut [Meta]) -> bool {
+    let mut missing = false;
+    for meta in metas {
+        if meta.way == Way::LookUp {
+            meta.candidate = table.candidate(meta.hash);
+            match meta.candidate {
+                Some(reference) => meta.prefetch(table, reference),
+                None => missing = true,
+            }
+        }
+    }
+    missing
+}
+
+/// The same for those that found their home bucket full: at capacity one connection in 25.
+#[inline(never)]
+fn find_displaced(table: &Table, metas: &mut [Meta]) {
+    for meta in metas.iter_mut().filter(|meta| meta.way == Way::LookUp && meta.candidate.is_none()) {
+        meta.candidate = table.displaced_candidate(meta.hash);
+        if let Some(reference) = meta.candidate {
+            meta.prefetch(table, reference);
         }
     }
 }
@@ -175,6 +304,8 @@ pub struct Worker<P: Buffers> {
     spare: Vec<Batch<P::Buffer>>,
     flush: Option<(Arc<Job>, Cursor)>,
     published_tick: u32,
+    /// Frames of the burst that left by one interface and are not counted yet.
+    pub(crate) sent: Run,
 }
 
 impl<P: Buffers> Worker<P> {
@@ -204,6 +335,7 @@ impl<P: Buffers> Worker<P> {
             spare: Vec::new(),
             flush: None,
             published_tick: 0,
+            sent: Run::NONE,
             shared,
         }
     }
@@ -236,135 +368,130 @@ impl<P: Buffers> Worker<P> {
     /// Takes a burst of one port's packets through the stages. At most [`BURST`] at a time; the buffers are consumed.
     pub fn receive(&mut self, port: u16, burst: &mut Vec<P::Buffer>, now: Now) {
         self.clock = now;
-        for buffer in burst.iter() {
-            self.tally.received(port, buffer.frame().len());
-        }
         let mut metas = std::mem::take(&mut self.metas);
-        metas.clear();
-        for buffer in burst.iter() {
-            let mut meta = self.parse(port, buffer);
-            if let Some(block) = self.shared.stats.interface(self.index, usize::from(meta.slot)) {
-                erhu_planes::stats::add(&block.rx_packets, 1);
-                erhu_planes::stats::add(&block.rx_bytes, buffer.frame().len() as u64);
-            }
-            if self.policy.interface(meta.slot).is_some_and(|i| i.has_raw) {
-                self.raw(&mut meta);
-            }
-            metas.push(meta);
+        if metas.len() < burst.len() {
+            metas.resize(burst.len(), Meta::NOTHING);
         }
-        self.decide(burst, &mut metas);
+        let places = metas.get_mut(..burst.len()).unwrap_or_default();
+        self.look(port, burst, places);
+        if self.policy.arrivals(port).have_raw() {
+            places.iter_mut().for_each(|meta| self.raw(meta));
+        }
+        self.decide(burst, places);
         self.metas = metas;
     }
 
-    /// Look up and decide, in order of arrival; `metas` are parsed and past the raw rules.
-    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
-        for meta in metas.iter_mut() {
-            if meta.way == Way::LookUp {
-                meta.hash = self.shared.table.hash4(&meta.key);
-                self.shared.table.prefetch_bucket(meta.hash);
+    /// The first look at a burst: what the frames are, which interface they came in by, where their connections may be.
+    fn look(&mut self, port: u16, burst: &[P::Buffer], metas: &mut [Meta]) {
+        let (shared, policy) = (self.shared(), self.policy());
+        let (table, arrivals) = (&shared.table, policy.arrivals(port));
+        let (mut slot, mut packets, mut bytes) = (NO_SLOT, 0, 0);
+        for (buffer, meta) in burst.iter().zip(metas) {
+            let frame = buffer.frame();
+            meta.read(frame, buffer.trust(), port, arrivals, table);
+            if meta.slot != slot {
+                self.count_received(port, slot, packets, bytes);
+                (slot, packets, bytes) = (meta.slot, 0, 0);
             }
+            packets += 1;
+            bytes += frame.len() as u64;
         }
-        for meta in metas.iter_mut() {
-            if meta.way == Way::LookUp {
-                meta.candidate = self.shared.table.candidate(meta.hash);
-                if let Some(reference) = meta.candidate {
-                    self.shared.table.prefetch_hot(reference);
-                    if meta.parsed.proto == erhu_planes::tuple::proto::TCP {
-                        self.shared.table.prefetch_tcp(reference);
-                    }
-                }
-            }
-        }
-        for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
-            match meta.way {
-                Way::LookUp => self.look_up(buffer, meta),
-                Way::Slow => self.slow_path(buffer, meta),
-                Way::Arp => self.arp(buffer, meta),
-                Way::Drop(reason) => self.finish(buffer, meta, Fate::Drop(reason)),
-            }
+        self.count_received(port, slot, packets, bytes);
+    }
+
+    /// Counts frames in a row that came in by one interface.
+    #[inline(never)]
+    fn count_received(&mut self, port: u16, slot: u16, packets: u64, bytes: u64) {
+        self.tally.received(port, packets, bytes);
+        if let Some(block) = self.shared.stats.interface(self.index, usize::from(slot)) {
+            erhu_planes::stats::add(&block.rx_packets, packets);
+            erhu_planes::stats::add(&block.rx_bytes, bytes);
         }
     }
 
-    #[inline(always)]
-    fn look_up(&mut self, mut buffer: P::Buffer, meta: &mut Meta) {
-        if let Some(reference) = meta.candidate {
-            match self.fast(&mut buffer, meta, reference) {
-                Fast::Sent(port) => {
-                    self.tally.count(Counter::FastPath);
-                    self.push(port, buffer);
-                    return;
-                }
-                Fast::NotHere => {}
-                Fast::Tracked(outcome) => {
-                    self.tally.count(Counter::SlowPath);
-                    let fate = self.after_tracking(&mut buffer, meta, reference, outcome);
-                    self.finish(buffer, meta, fate);
-                    return;
-                }
+    /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
+    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+        let (own, policy) = (self.shared(), self.policy());
+        let shared: &Shared<P::Buffer> = &own;
+        let usual = Usual::new(policy.generation, self.index, self.clock.tick);
+        if find_candidates(&shared.table, metas) {
+            find_displaced(&shared.table, metas);
+        }
+        for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
+            match meta.candidate {
+                Some(reference) => self.look_up(shared, usual, buffer, meta, reference),
+                None => self.other_way(buffer, meta),
             }
         }
-        self.slow_path(buffer, meta);
+        self.count_sent_run();
+    }
+
+    /// The established packet's way: where its connection is this worker's, current, and has nothing odd about it.
+    #[inline(always)]
+    fn look_up(
+        &mut self,
+        shared: &Shared<P::Buffer>,
+        usual: Usual,
+        mut buffer: P::Buffer,
+        meta: &mut Meta,
+        reference: Reference,
+    ) {
+        let hot = shared.table.hot4(reference);
+        let Some(egress) = usual.egress(hot, meta, &shared.adjacencies) else {
+            return self.slow_path(buffer, meta);
+        };
+        if !usual.counted(hot, meta.parsed.length) {
+            match self.track_established(buffer.frame(), meta, reference) {
+                Outcome::Accept | Outcome::Ignore => {}
+                outcome => return self.carry_out(buffer, meta, reference, outcome),
+            }
+        }
+        let Some(bytes) = forward(&mut buffer, &meta.parsed, hot, &egress) else {
+            return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
+        };
+        if egress.slot() != self.sent.slot {
+            self.count_sent_run();
+            self.sent = Run::of(egress.port(), egress.slot());
+        }
+        self.sent.packets += 1;
+        self.sent.bytes += u64::from(bytes);
+        if let Some(outbox) = self.outboxes.get_mut(usize::from(egress.port())) {
+            outbox.push(buffer);
+        }
+    }
+
+    /// Carries out what tracking found on the fast path.
+    #[cold]
+    #[inline(never)]
+    fn carry_out(&mut self, mut buffer: P::Buffer, meta: &mut Meta, reference: Reference, outcome: Outcome) {
+        self.tally.count(Counter::SlowPath);
+        let fate = self.after_tracking(&mut buffer, meta, reference, outcome);
+        self.finish(buffer, meta, fate);
+    }
+
+    /// Packets that have no connection yet, or never will.
+    #[inline(never)]
+    fn other_way(&mut self, buffer: P::Buffer, meta: &mut Meta) {
+        match meta.way {
+            Way::LookUp | Way::Slow => self.slow_path(buffer, meta),
+            Way::Arp => self.arp(buffer, meta),
+            Way::Drop(reason) => self.finish(buffer, meta, Fate::Drop(reason)),
+        }
     }
 
     #[cold]
+    #[inline(never)]
     fn slow_path(&mut self, mut buffer: P::Buffer, meta: &mut Meta) {
         self.tally.count(Counter::SlowPath);
         let fate = self.slow(&mut buffer, meta);
         self.finish(buffer, meta, fate);
     }
 
-    /// One pass over the frame, and which interface it belongs to.
-    #[inline(always)]
-    fn parse(&mut self, port: u16, buffer: &P::Buffer) -> Meta {
-        let frame = buffer.frame();
-        let parsed = erhu_wire::parse(frame, buffer.trust());
-        let mut meta = Meta {
-            parsed,
-            way: Way::Slow,
-            port,
-            slot: crate::policy::NO_SLOT,
-            zone: 0,
-            mark: 0,
-            notrack: false,
-            key: Key4::default(),
-            hash: 0,
-            candidate: None,
-        };
-        let Some(interface) = self.policy.arrival(port, parsed.vlan) else {
-            let is_frame = (14..=usize::from(u16::MAX)).contains(&frame.len());
-            let reason = if is_frame { DropReason::NoInterface } else { DropReason::Malformed };
-            meta.way = Way::Drop(reason);
-            return meta;
-        };
-        meta.slot = interface.slot;
-        meta.zone = interface.zone;
-        meta.way = Self::way(frame, &parsed, interface);
-        meta.key = Key4([parsed.addresses, pack_low(parsed.ports, parsed.proto, FAMILY_V4, interface.zone)]);
-        meta
-    }
-
-    #[inline(always)]
-    fn way(frame: &[u8], parsed: &Parsed, interface: &Interface) -> Way {
-        let Some(destination) = frame.first_chunk::<6>() else { return Way::Drop(DropReason::Malformed) };
-        let group = destination[0] & 1 != 0;
-        if !group && *destination != interface.mac {
-            return Way::Drop(DropReason::NotForUs);
-        }
-        match parsed.kind {
-            Kind::Malformed => Way::Drop(DropReason::Malformed),
-            Kind::Arp => Way::Arp,
-            _ if group => Way::Drop(DropReason::Unsupported),
-            Kind::Fast => Way::LookUp,
-            Kind::Ipv4Odd(_) => Way::Slow,
-            Kind::BadChecksum => Way::Drop(DropReason::BadChecksum),
-            Kind::Fast6 | Kind::Ipv6Odd(_) | Kind::Other(_) => Way::Drop(DropReason::Unsupported),
-        }
-    }
-
     /// Raw rules, for packets of interfaces that have any.
     #[cold]
     fn raw(&mut self, meta: &mut Meta) {
-        if !matches!(meta.way, Way::LookUp | Way::Slow) {
+        let has_raw = self.policy.interface(meta.slot).is_some_and(|i| i.has_raw);
+        if !has_raw || !matches!(meta.way, Way::LookUp | Way::Slow) {
             return;
         }
         let facts = meta.facts(&self.policy, 0);
@@ -414,7 +541,7 @@ impl<P: Buffers> Worker<P> {
     /// Counts a packet that does not leave: per worker, per zone, per interface.
     pub(crate) fn count_drop(&mut self, slot: u16, zone: u16, reason: DropReason) {
         self.tally.drop(reason);
-        if slot == crate::policy::NO_SLOT {
+        if slot == NO_SLOT {
             return;
         }
         let zone = self.policy.zone_slot(zone);
@@ -452,7 +579,10 @@ impl<P: Buffers> Worker<P> {
         self.tally.count_many(Counter::HandedOver, batch.len() as u64);
         if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
             for handed in batch.drain(..) {
-                let meta = self.parse(handed.port, &handed.buffer);
+                let mut meta = Meta::NOTHING;
+                let arrivals = self.policy.arrivals(handed.port);
+                let frame = handed.buffer.frame();
+                meta.read(frame, handed.buffer.trust(), handed.port, arrivals, &self.shared.table);
                 self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
             }
             self.spare.push(batch);
@@ -481,7 +611,10 @@ impl<P: Buffers> Worker<P> {
                 let mut burst = std::mem::take(&mut self.scratch);
                 for handed in batch.drain(..) {
                     // Counted where it came in; the raw rules' outcome came along.
-                    let mut meta = self.parse(handed.port, &handed.buffer);
+                    let mut meta = Meta::NOTHING;
+                    let arrivals = self.policy.arrivals(handed.port);
+                    let frame = handed.buffer.frame();
+                    meta.read(frame, handed.buffer.trust(), handed.port, arrivals, &self.shared.table);
                     meta.mark = handed.mark;
                     metas.push(meta);
                     burst.push(handed.buffer);

@@ -47,10 +47,11 @@ pub const fn fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
-/// Ones' complement sum of two words.
-#[inline]
+/// Ones' complement sum of two words. The carry comes back in at the other end; there is none a second time.
+#[inline(always)]
 pub const fn add(a: u16, b: u16) -> u16 {
-    fold(a as u32 + b as u32)
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
 }
 
 /// Whether the checksum of an IPv4 header, options included, is right. `header` is the header and nothing else.
@@ -68,7 +69,7 @@ pub(crate) fn pseudo(addresses: u64, protocol: u8, length: u16) -> u32 {
 /// Whether the checksum in an L4 packet of any length is right; protocols without a checksum here are.
 ///
 /// `l4` ends where the L4 packet ends: for UDP at its own length field. A packet too short for its checksum is wrong.
-#[inline]
+#[inline(never)]
 pub(crate) fn l4_ok(addresses: u64, protocol: u8, l4: &[u8]) -> bool {
     let Ok(length) = u16::try_from(l4.len()) else { return false };
     let init = match protocol {
@@ -184,19 +185,19 @@ pub const fn delta_addresses6(old: &Addresses6, new: &Addresses6) -> u16 {
 /// Updates a checksum by a [`delta`]: `HC' = ~(~HC + delta)` (RFC 1624 equation 3).
 ///
 /// Exactly what computing anew gives, if the field was what computing gave. Not for UDP, see [`apply_udp`].
-#[inline]
+#[inline(always)]
 pub const fn apply(field: &mut [u8; 2], delta: u16) {
     *field = (!add(!u16::from_le_bytes(*field), delta)).to_le_bytes();
 }
 
 /// As [`apply`], for UDP: no checksum (0) stays none, and a checksum that comes out 0 is stored as 0xffff (RFC 768).
-#[inline]
+#[inline(always)]
 pub const fn apply_udp(field: &mut [u8; 2], delta: u16) {
+    // Selections, not branches: both depend on the packet.
     let old = u16::from_le_bytes(*field);
-    if old != 0 {
-        let new = !add(!old, delta);
-        *field = if new == 0 { [0xff; 2] } else { new.to_le_bytes() };
-    }
+    let sum = add(!old, delta);
+    let new = if sum == 0xffff { 0xffff } else { !sum };
+    *field = (if old == 0 { 0 } else { new }).to_le_bytes();
 }
 
 /// Computes and stores the checksum of an IPv4 header, options included. `header` is the header and nothing else;

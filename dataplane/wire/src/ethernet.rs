@@ -30,6 +30,9 @@ pub const HEADER_BYTES: usize = size_of::<Ethernet>();
 /// Bytes that a tag adds.
 pub const TAG_BYTES: usize = size_of::<Tag>();
 
+/// The bits of a packed MAC address ([`pack_mac`]).
+pub const MAC_BITS: u64 = (1 << 48) - 1;
+
 /// A MAC address as a number: its six bytes loaded little-endian, the form of [`crate::Parsed::destination`].
 #[inline]
 pub const fn pack_mac(mac: Mac) -> u64 {
@@ -62,4 +65,48 @@ pub fn write_header(buf: &mut [u8], dst: Mac, src: Mac, vlan: Option<u16>, ether
     *header = Ethernet { destination: dst, source: src, ethertype: VLAN.into() };
     *tag = Tag { control: (vlan & 0xfff).into(), ethertype: ethertype.into() };
     Some(HEADER_BYTES + TAG_BYTES)
+}
+
+/// As [`write_header`] from packed addresses ([`pack_mac`]; what is above their 48 bits is ignored), in wide stores.
+/// VLAN 0 is no tag. Returns what follows the header.
+#[inline(always)]
+pub fn write_packed(frame: &mut [u8], dst: u64, src: u64, vlan: u16, ethertype: u16) -> Option<&mut [u8]> {
+    let (dst, src) = (dst & MAC_BITS, src & MAC_BITS);
+    let first = (dst | src << 48).to_le_bytes();
+    // The stores share two bytes of the source, which both have.
+    let second = |ethertype: u16| (src | u64::from(ethertype.swap_bytes()) << 48).to_le_bytes();
+    if vlan == 0 {
+        let (header, packet) = frame.split_first_chunk_mut::<HEADER_BYTES>()?;
+        *header.first_chunk_mut()? = first;
+        *header.last_chunk_mut()? = second(ethertype);
+        return Some(packet);
+    }
+    let (header, packet) = frame.split_first_chunk_mut::<{ HEADER_BYTES + TAG_BYTES }>()?;
+    *header.first_chunk_mut()? = first;
+    *header.first_chunk_mut::<HEADER_BYTES>()?.last_chunk_mut()? = second(VLAN);
+    let tag = u32::from((vlan & 0xfff).swap_bytes()) | u32::from(ethertype.swap_bytes()) << 16;
+    *header.last_chunk_mut()? = tag.to_le_bytes();
+    Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn packed_addresses_make_the_header_that_plain_ones_make(
+            dst: [u8; 6], src: [u8; 6], rest: u32, vlan in 0u16..4096, ethertype: u16, room in 0usize..20,
+        ) {
+            let (mut plain, mut packed) = ([7; 20], [7; 20]);
+            let expected = write_header(&mut plain[..room], dst, src, (vlan != 0).then_some(vlan), ethertype);
+            let above = u64::from(rest) << 48;
+            let left = write_packed(&mut packed[..room], pack_mac(dst) | above, pack_mac(src) | above, vlan, ethertype);
+            prop_assert_eq!(left.map(|left| room - left.len()), expected);
+            if expected.is_some() {
+                prop_assert_eq!(plain, packed);
+            }
+        }
+    }
 }

@@ -3,7 +3,8 @@
 mod v6;
 
 use erhu_planes::tuple::{icmp_answer, proto};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::byteorder::{big_endian, little_endian};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{ipv4_header_ok, l4_ok};
 use crate::ethernet::{self, pack_mac};
@@ -50,6 +51,26 @@ pub struct Parsed {
 }
 
 const _: () = assert!(size_of::<Parsed>() <= 64);
+
+impl Parsed {
+    /// What an empty frame is.
+    pub const NOTHING: Self = Self {
+        destination: 0,
+        addresses: 0,
+        ports: 0,
+        kind: Kind::Malformed,
+        l3: 0,
+        l4: 0,
+        end: 0,
+        vlan: 0,
+        length: 0,
+        proto: 0,
+        ttl: 0,
+        tos: 0,
+        tcp_flags: 0,
+        l4_fault: false,
+    };
+}
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,10 +177,114 @@ struct Transport {
 /// never shorter. Follows RFC 1812 section 5.2.2 for the IPv4 header, RFC 8200 for IPv6 and the kernel's connection
 /// tracking for L4 faults, but UDP may end before the IP payload does, and its checksum is that of its own length (RFC
 /// 768).
-// The result is put together at the end, from values in registers: read back soon after its fields were stored one
-// by one, it would wait for the stores.
 #[inline]
 pub fn parse(frame: &[u8], verify: Verify) -> Parsed {
+    let mut parsed = Parsed::NOTHING;
+    parse_into(frame, verify, &mut parsed);
+    parsed
+}
+
+/// As [`parse`], into a place of the caller's, all of it. Every field is stored once, from a register: a copy made soon
+/// after would load wide what was stored narrow, and wait for the stores.
+#[inline(always)]
+pub fn parse_into(frame: &[u8], verify: Verify, out: &mut Parsed) {
+    if !parse_common(frame, verify, out) {
+        *out = thorough(frame, verify);
+    }
+}
+
+/// An Ethernet header as words.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct LinkWords {
+    /// Destination, and two bytes of the source.
+    destination: little_endian::U64,
+    _source: [u8; 4],
+    /// As a frame word.
+    ethertype: little_endian::U16,
+}
+
+/// A tag as a word.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct TagWords {
+    control: big_endian::U16,
+    /// As a frame word.
+    ethertype: little_endian::U16,
+}
+
+/// An IPv4 header without options as words.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Ipv4Words {
+    /// Version, header length, type of service, length, identification, flags, fragment offset.
+    first: little_endian::U64,
+    ttl: u8,
+    proto: u8,
+    _checksum: [u8; 2],
+    addresses: little_endian::U64,
+}
+
+/// Of [`Ipv4Words::first`]: version, header length, more fragments, fragment offset.
+const SHAPE: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+/// What they are in an unfragmented packet without options.
+const PLAIN: u64 = 0x45;
+
+/// [`parse_into`] for the commonest frames, with a quick look: no tag or one, IPv4 without options, unfragmented, UDP or
+/// TCP, everything sound. `false`, with nothing stored, for all others.
+///
+/// What it finds is what the thorough look finds (a test compares them); where it succeeds, everything is still in
+/// registers.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "fields are cut out of words on purpose")]
+pub fn parse_common(frame: &[u8], verify: Verify, out: &mut Parsed) -> bool {
+    // Offsets are u16.
+    if frame.len() > usize::from(u16::MAX) {
+        return false;
+    }
+    let Ok((link, below)) = LinkWords::ref_from_prefix(frame) else { return false };
+    let (mut l3, mut vlan, mut ethertype, mut packet) = (14, 0, link.ethertype.get(), below);
+    if ethertype == ethernet::VLAN.swap_bytes() {
+        let Ok((tag, below)) = TagWords::ref_from_prefix(below) else { return false };
+        (l3, vlan, ethertype, packet) = (18, tag.control.get() & 0xfff, tag.ethertype.get(), below);
+    }
+    let Ok((ip, _)) = Ipv4Words::ref_from_prefix(packet) else { return false };
+    let first = ip.first.get();
+    let length = ((first >> 16) as u16).swap_bytes();
+    if ethertype != ethernet::IPV4.swap_bytes() || first & SHAPE != PLAIN {
+        return false;
+    }
+    let Some(l4) = packet.get(size_of::<Ipv4Words>()..usize::from(length)) else { return false };
+    let addresses = ip.addresses.get();
+    let transport = match ip.proto {
+        proto::UDP => udp(addresses, l4, verify, Kind::Fast),
+        proto::TCP => tcp(addresses, l4, verify, Kind::Fast),
+        _ => return false,
+    };
+    if transport.kind != Kind::Fast || verify.ip() && !ipv4_header_ok(ip.as_bytes()) {
+        return false;
+    }
+    out.destination = link.destination.get() & ethernet::MAC_BITS;
+    out.addresses = addresses;
+    out.ports = transport.ports;
+    out.kind = Kind::Fast;
+    out.l3 = l3;
+    out.l4 = l3 + size_of::<Ipv4Words>() as u16;
+    out.end = l3 + length; // within the frame, whose length is a u16
+    out.vlan = vlan;
+    out.length = length;
+    out.proto = ip.proto;
+    out.ttl = ip.ttl;
+    out.tos = (first >> 8) as u8;
+    out.tcp_flags = transport.tcp_flags;
+    out.l4_fault = false;
+    true
+}
+
+/// [`parse`] for every frame.
+#[cold]
+#[inline(never)]
+fn thorough(frame: &[u8], verify: Verify) -> Parsed {
     // Offsets are u16; no port receives frames of 64 KiB.
     let (Ok(end), Ok((ethernet, mut rest))) = (u16::try_from(frame.len()), Ethernet::ref_from_prefix(frame)) else {
         return Link { destination: 0, l3: 0, vlan: 0, end: 0 }.without_ip(Kind::Malformed);
@@ -197,8 +322,6 @@ impl Link {
 }
 
 /// Goes through the tags that are left, three in all; what lies below more is not looked for.
-#[cold]
-#[inline(never)]
 fn not_ipv4(mut link: Link, mut ethertype: u16, mut rest: &[u8], verify: Verify) -> Parsed {
     while matches!(ethertype, ethernet::VLAN | ethernet::QINQ | ethernet::QINQ_OLD) && link.l3 < 26 {
         link.vlan = VLAN_STACKED;
@@ -215,7 +338,6 @@ fn not_ipv4(mut link: Link, mut ethertype: u16, mut rest: &[u8], verify: Verify)
 }
 
 /// Reads an IPv4 packet and its padding.
-#[inline(always)]
 fn ipv4(link: Link, packet: &[u8], verify: Verify) -> Parsed {
     let malformed = || link.without_ip(Kind::Malformed);
     let Ok((ip, _)) = Ipv4::ref_from_prefix(packet) else { return malformed() };
@@ -308,5 +430,58 @@ fn icmp(l4: &[u8], sound: Kind) -> Transport {
         without_id(Kind::Ipv4Odd(Odd::IcmpOther))
     } else {
         Transport { kind: sound, ports, tcp_flags: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Frames that [`parse_common`] takes, or nearly: some bytes of a good one are overwritten, some cut off.
+    fn nearly_common() -> impl Strategy<Value = Vec<u8>> {
+        let damage = proptest::collection::vec((0usize..60, any::<u8>()), 0..3);
+        (any::<bool>(), any::<bool>(), damage, 0usize..30, any::<u16>()).prop_map(
+            |(tagged, tcp, damage, tail, tag)| {
+                let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+                if tagged {
+                    frame.extend([0x81, 0x00]);
+                    frame.extend(tag.to_be_bytes());
+                }
+                frame.extend([0x08, 0x00, 0x45, 0x10, 0, 44, 1, 2, 0x40, 0, 64, if tcp { 6 } else { 17 }, 0, 0]);
+                frame.extend([10, 0, 0, 1, 192, 0, 2, 1, 0x12, 0x34, 0, 53]);
+                frame.extend(if tcp {
+                    [0, 0, 0, 1, 0, 0, 0, 2, 0x60, 0x10, 0xff, 0xff]
+                } else {
+                    [0, 24, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+                });
+                frame.extend([0; 12]);
+                for (at, byte) in damage {
+                    if let Some(place) = frame.get_mut(at) {
+                        *place = byte;
+                    }
+                }
+                frame.resize(frame.len() + tail.saturating_sub(20), 9);
+                frame.truncate(frame.len() - tail.min(20) * usize::from(tail < 20));
+                frame
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_look_finds_what_the_thorough_one_finds_or_nothing(frame in nearly_common(), verify in 0u8..4) {
+            let verify = [Verify::All, Verify::TrustIp, Verify::TrustL4, Verify::TrustBoth][usize::from(verify)];
+            let mut quick = Parsed::NOTHING;
+            let full = thorough(&frame, verify);
+            if parse_common(&frame, verify, &mut quick) {
+                prop_assert_eq!(quick, full);
+            } else {
+                prop_assert_eq!(quick, Parsed::NOTHING);
+                let simple = matches!(full.proto, proto::UDP | proto::TCP);
+                let stacked = full.vlan == VLAN_STACKED;
+                prop_assert!(full.kind != Kind::Fast || !simple || stacked, "{:?}", full);
+            }
+        }
     }
 }

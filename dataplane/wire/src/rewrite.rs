@@ -1,7 +1,7 @@
 //! Storing a translation into a packet.
 
 use erhu_planes::tuple::proto;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{TTL_DELTA, add, apply, apply_udp, delta, delta32, delta64};
 use crate::header::{Icmp, Ipv4, Tcp, Udp};
@@ -46,24 +46,89 @@ impl Rewrite4 {
         match parsed.proto {
             proto::UDP => {
                 if let Ok((udp, _)) = Udp::mut_from_prefix(l4) {
-                    udp.ports.set(self.ports);
-                    apply_udp(&mut udp.checksum, self.l4_delta);
+                    self.apply_udp(udp);
                 }
             }
             proto::TCP => {
                 if let Ok((tcp, _)) = Tcp::mut_from_prefix(l4) {
-                    tcp.ports.set(self.ports);
-                    apply(&mut tcp.checksum, self.l4_delta);
+                    self.apply_tcp(tcp);
                 }
             }
             _ => {
                 if let Ok((icmp, _)) = Icmp::mut_from_prefix(l4) {
-                    icmp.id.set(id_of(self.ports));
-                    apply(&mut icmp.checksum, self.l4_delta);
+                    self.apply_icmp(icmp);
                 }
             }
         }
     }
+
+    /// As [`Self::apply`] for a [`Kind::Fast`] packet, given from its IPv4 header on: where everything lies is known
+    /// beforehand.
+    #[inline(always)]
+    pub fn apply_plain(&self, packet: &mut [u8], protocol: u8) {
+        match protocol {
+            proto::UDP => {
+                if let Ok((packet, _)) = UdpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, self.addresses, self.l3_delta);
+                    self.apply_udp(&mut packet.udp);
+                }
+            }
+            proto::TCP => {
+                if let Ok((packet, _)) = TcpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, self.addresses, self.l3_delta);
+                    self.apply_tcp(&mut packet.tcp);
+                }
+            }
+            _ => {
+                if let Ok((packet, _)) = IcmpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, self.addresses, self.l3_delta);
+                    self.apply_icmp(&mut packet.icmp);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn apply_udp(&self, udp: &mut Udp) {
+        udp.ports.set(self.ports);
+        apply_udp(&mut udp.checksum, self.l4_delta);
+    }
+
+    #[inline(always)]
+    fn apply_tcp(&self, tcp: &mut Tcp) {
+        tcp.ports.set(self.ports);
+        apply(&mut tcp.checksum, self.l4_delta);
+    }
+
+    #[inline(always)]
+    fn apply_icmp(&self, icmp: &mut Icmp) {
+        icmp.id.set(id_of(self.ports));
+        apply(&mut icmp.checksum, self.l4_delta);
+    }
+}
+
+/// IPv4 without options, and UDP.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct UdpPacket {
+    ip: Ipv4,
+    udp: Udp,
+}
+
+/// … and TCP.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct TcpPacket {
+    ip: Ipv4,
+    tcp: Tcp,
+}
+
+/// … and ICMP.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct IcmpPacket {
+    ip: Ipv4,
+    icmp: Icmp,
 }
 
 /// Stores both addresses into the IPv4 header that `parsed` is of, takes one from its TTL and updates its checksum. L4
@@ -81,8 +146,13 @@ fn forward_header<'f>(frame: &'f mut [u8], parsed: &Parsed, addresses: u64, l3_d
     let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
     let (head, body) = frame.get_mut(..usize::from(parsed.end))?.split_at_mut_checked(l4)?;
     let (ip, _) = Ipv4::mut_from_prefix(head.get_mut(l3..)?).ok()?;
+    forward_ip(ip, addresses, l3_delta);
+    Some(body)
+}
+
+#[inline(always)]
+fn forward_ip(ip: &mut Ipv4, addresses: u64, l3_delta: u16) {
     ip.addresses.set(addresses);
     ip.ttl = ip.ttl.wrapping_sub(1);
     apply(&mut ip.checksum, add(l3_delta, TTL_DELTA));
-    Some(body)
 }

@@ -193,7 +193,13 @@ proptest! {
         bytes.extend([0x77; 5]);
         let parsed = parse(&bytes, Verify::All);
         prop_assert!(!parsed.l4_fault);
-        Rewrite4::new(parsed.proto, (parsed.addresses, parsed.ports), (addresses, ports)).apply(&mut bytes, &parsed);
+        let rewrite = Rewrite4::new(parsed.proto, (parsed.addresses, parsed.ports), (addresses, ports));
+        let mut plain = bytes.clone();
+        rewrite.apply(&mut bytes, &parsed);
+        if parsed.kind == Kind::Fast {
+            rewrite.apply_plain(&mut plain[usize::from(parsed.l3)..], parsed.proto);
+            prop_assert_eq!(&plain, &bytes);
+        }
 
         let mut expected = packet.clone();
         let (a, p) = (addresses.to_le_bytes(), ports.to_le_bytes());

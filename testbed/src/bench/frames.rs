@@ -90,6 +90,15 @@ impl Buffer for Frame {
     }
 
     #[inline(always)]
+    fn reframe(&mut self, end: usize, by: i32) -> Option<&mut [u8]> {
+        let start = usize::try_from(i32::from(self.0.start) - by).ok()?;
+        let len = usize::try_from(i32::try_from(end).ok()? + by).ok()?;
+        let frame = self.0.bytes.get_mut(start..start + len)?;
+        (self.0.start, self.0.len) = (u16::try_from(start).ok()?, u16::try_from(len).ok()?);
+        Some(frame)
+    }
+
+    #[inline(always)]
     fn trust(&self) -> Verify {
         if self.0.trusted == 0 { Verify::All } else { Verify::TrustBoth }
     }
