@@ -142,7 +142,8 @@ impl Dataplane {
                 block.cpu.store(*cpu, Ordering::Relaxed);
             }
         }
-        let nat = Nat::new(seed.rotate_left(17));
+        let nat = Nat::for_connections(config.connections, seed.rotate_left(17), config.hugepages)
+            .map_err(|source| StartError::System { what: "map memory for mappings", source })?;
         let shared = Arc::new(Shared::new(table, nat, stats, events, workers, config.ports.len()));
         let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -222,7 +223,7 @@ impl Dataplane {
         for (index, queues) in std::mem::take(&mut self.queues).into_iter().enumerate() {
             let cpu = self.config.workers.get(index).copied().unwrap_or(0);
             let pool = Pool(self.pool.clone());
-            let worker = Worker::new(self.shared.clone(), index, policy.clone(), pool, self.seed);
+            let (shared, policy, seed) = (self.shared.clone(), policy.clone(), self.seed);
             let (eal, stop) = (self.eal.handle(), self.stop.clone());
             let body = move || {
                 let core = core_affinity::CoreId { id: cpu as usize };
@@ -236,6 +237,7 @@ impl Dataplane {
                         None
                     }
                 };
+                let worker = Worker::new(shared, index, policy, pool, seed);
                 poll::run(worker, queues, &stop, may_nap);
             };
             let thread = std::thread::Builder::new()

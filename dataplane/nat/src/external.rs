@@ -6,10 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use hashbrown::HashTable;
 
 use crate::lock;
-use crate::mappings::{Binding, Mappings};
 use crate::ports::{Class, PortMap};
 use crate::random::Hasher;
-use crate::table::RefTable;
 
 /// Locks; the lowest bits of an address's reference say which.
 const SHARDS: usize = 256;
@@ -32,19 +30,12 @@ pub struct Shard {
     index: HashTable<u32>,
     addresses: Vec<Option<Address>>,
     free: Vec<u32>,
-    /// Endpoint-independent mappings by external endpoint.
-    mappings: RefTable,
 }
 
 /// All external addresses.
 #[derive(Debug)]
 pub struct External {
     shards: Box<[Mutex<Shard>]>,
-}
-
-/// The hash of an external endpoint.
-fn endpoint_hash(hasher: &Hasher, address: u32, class: Class, port: u16) -> u64 {
-    hasher.two(u64::from(address), u64::from(port) | (class as u64) << 16)
 }
 
 impl External {
@@ -133,37 +124,6 @@ impl Shard {
         Some(address.maps[class as usize].get_or_insert_default())
     }
 
-    /// The endpoint-independent mapping at a port.
-    pub fn mapping(
-        &self,
-        hasher: &Hasher,
-        mappings: &Mappings,
-        address: u32,
-        class: Class,
-        port: u16,
-    ) -> Option<u32> {
-        self.mappings.find(endpoint_hash(hasher, address, class, port), |r| {
-            let binding = mappings.get(r);
-            (binding.address, binding.class, binding.external_port) == (address, class, port)
-        })
-    }
-
-    /// Enters an endpoint-independent mapping.
-    pub fn add_mapping(&mut self, hasher: &Hasher, mappings: &Mappings, reference: u32) {
-        let hash_of = |r| Self::binding_hash(hasher, &mappings.get(r));
-        self.mappings.insert(hash_of(reference), reference, hash_of);
-    }
-
-    /// Takes one out.
-    pub fn remove_mapping(&mut self, hasher: &Hasher, mappings: &Mappings, reference: u32) {
-        let hash_of = |r| Self::binding_hash(hasher, &mappings.get(r));
-        self.mappings.remove(hash_of(reference), reference, hash_of);
-    }
-
-    fn binding_hash(hasher: &Hasher, binding: &Binding) -> u64 {
-        endpoint_hash(hasher, binding.address, binding.class, binding.external_port)
-    }
-
     fn tidy(&mut self, hasher: &Hasher, now_tick: u32) {
         for at in 0..self.addresses.len() {
             let Some(address) = &mut self.addresses[at] else { continue };
@@ -193,7 +153,6 @@ impl Shard {
         self.index.allocation_size()
             + self.addresses.capacity() * size_of::<Option<Address>>()
             + self.free.capacity() * size_of::<u32>()
-            + self.mappings.bytes()
             + maps.map(|m| size_of::<PortMap>() + m.bytes()).sum::<usize>()
     }
 }

@@ -1,36 +1,91 @@
-//! Inside hosts: the address each was given, and their mappings.
+//! Inside hosts: the external address each was given, and what else is kept by host.
+//!
+//! A host is a record of 32 bytes that stays where it is and is read without locks; it is changed under the lock of its
+//! shard. Hosts are found in the [`Book`]; those for which that has no room are found in their shard.
 
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
+use crate::book::{As, Book, REFERENCES, host_hash};
 use crate::lock;
 use crate::mappings::{FreeMappings, Mappings};
 use crate::ports::Class;
 use crate::random::Hasher;
 use crate::spread::Spread;
-use crate::table::{REFERENCES, RefTable};
 
 /// Locks; the lowest bits of a host's reference say which.
-const SHARDS: usize = 256;
+const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 8;
-/// Hosts of a chunk.
-const CHUNK: usize = 16;
+/// Records of a shard's first block; each further block is as large as all before it.
+const FIRST: u32 = 16;
+/// Blocks that hold as many records as references can name.
+const BLOCKS: usize = (REFERENCES.ilog2() - SHARD_BITS - FIRST.ilog2()) as usize + 1;
+/// End of a free list.
+const NONE: u32 = u32::MAX;
 
-/// A host of a pool that has a port.
-#[derive(Debug)]
+/// What a host is, in words that each mean something alone. A reader without the lock may see a mixture of a host that
+/// left and one that came: what it makes of that is only ever a guess about what to prefetch.
+#[derive(Debug, Default)]
+struct Record {
+    /// Of IPv6 the address. Of IPv4 the address, then the external address and the zone of that.
+    address: [AtomicU64; 2],
+    /// Pool number, zone, family, place in the shard's list of spreads. All ones in a free record.
+    owner: AtomicU64,
+    /// Place of its external address.
+    place: AtomicU32,
+    /// Mappings, or ports that it shares; in a free record the next free one.
+    leases: AtomicU32,
+}
+const _: () = assert!(size_of::<Record>() == 32);
+
+/// A free record's owner: no pool has this number.
+const FREE: u64 = u64::MAX;
+const V6: u64 = 1 << 48;
+const SPREAD_SHIFT: u32 = 49;
+/// Spreads that one shard's hosts may have.
+const SPREADS: usize = 1 << (u64::BITS - SPREAD_SHIFT);
+
+fn owner(pool: u32, zone: u16, address: IpAddr, spread: usize) -> u64 {
+    let family = if address.is_ipv6() { V6 } else { 0 };
+    u64::from(pool) | u64::from(zone) << 32 | family | (spread as u64) << SPREAD_SHIFT
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "halves of an address")]
+fn words(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(a) => [u64::from(u32::from(a)), 0],
+        IpAddr::V6(a) => [u128::from(a) as u64, (u128::from(a) >> 64) as u64],
+    }
+}
+
+/// A host as it is now.
+#[derive(Clone, Copy, Debug)]
 pub struct Host {
-    /// The pool and its addresses.
-    pub spread: Arc<Spread>,
-    /// Its own address.
+    /// Its address.
     pub address: IpAddr,
     /// Its zone.
     pub zone: u16,
+    /// Number of its pool.
+    pub pool: u32,
     /// Place of its external address.
     pub place: u32,
     /// Mappings, or ports that it shares.
     pub leases: u32,
+    spread: usize,
+}
+
+/// What a worker can guess of a host's next opening.
+#[derive(Clone, Copy, Debug)]
+pub struct Guess {
+    /// Number of its pool.
+    pub pool: u32,
+    /// External address.
+    pub address: Ipv4Addr,
+    /// Zone of that.
+    pub zone: u16,
 }
 
 /// A mapping for one remote address.
@@ -40,20 +95,44 @@ struct Dependent {
     remote: IpAddr,
 }
 
-/// The hosts behind one lock, and their mappings.
-#[derive(Debug, Default)]
+/// A pool's addresses as one shard's hosts have them, with what was given to these hosts since the first came.
+#[derive(Debug)]
+struct Used {
+    spread: Arc<Spread>,
+    hosts: u32,
+    given: [u64; Class::ALL.len()],
+    returned: [u64; Class::ALL.len()],
+}
+
+/// What is behind one lock.
+#[derive(Debug)]
 pub struct Shard {
-    number: u32,
-    index: RefTable,
-    /// In chunks, so that growing moves no host.
-    hosts: Vec<Box<[Option<Host>]>>,
-    free: Vec<u32>,
-    /// Endpoint-independent mappings by host, inside port and protocol.
-    mappings: RefTable,
-    /// Mappings for one remote address, likewise and by that.
+    /// Hosts made so far, and the first of those that left.
+    made: u32,
+    free: u32,
+    /// Hosts in the book.
+    booked: u32,
+    /// Hosts that the book has no room for, by hash.
+    others: HashTable<u32>,
+    used: Vec<Option<Used>>,
+    /// Mappings for one remote address, by that and the inside endpoint.
     dependent: HashTable<Dependent>,
     /// Free mapping records.
     pub records: FreeMappings,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            made: 0,
+            free: NONE,
+            booked: 0,
+            others: HashTable::new(),
+            used: Vec::new(),
+            dependent: HashTable::new(),
+            records: FreeMappings::default(),
+        }
+    }
 }
 
 /// An inside endpoint: host, port, protocol.
@@ -68,174 +147,364 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn of(mappings: &Mappings, reference: u32) -> Self {
+    pub fn of(mappings: &Mappings, reference: u32) -> Self {
         let binding = mappings.get(reference);
         Self { host: binding.host, port: binding.inside_port, class: binding.class }
     }
 
-    fn hash(&self, hasher: &Hasher) -> u64 {
-        hasher.two(u64::from(self.host), u64::from(self.port) | (self.class as u64) << 16)
-    }
-
     fn hash_towards(&self, remote: IpAddr, hasher: &Hasher) -> u64 {
-        hasher.address(remote, self.hash(hasher))
+        let own = hasher.two(u64::from(self.host), u64::from(self.port) | (self.class as u64) << 16);
+        hasher.address(remote, own)
     }
 }
+
+type Blocks = [OnceLock<Box<[Record]>>; BLOCKS];
 
 /// All hosts.
 #[derive(Debug)]
 pub struct Hosts {
     shards: Box<[Mutex<Shard>]>,
+    blocks: Box<[Blocks]>,
+    /// Times that a shard's counts became a pool's.
+    folds: AtomicU32,
 }
 
-fn host_hash(hasher: &Hasher, pool: u32, zone: u16, address: IpAddr) -> u64 {
-    hasher.address(address, u64::from(pool) << 16 | u64::from(zone))
+/// Block and place in it of a shard's n-th host.
+const fn place_of(n: u32) -> (usize, usize) {
+    // Hosts of a shard are below 2³¹: their references have 26 bits.
+    let from_first = n.saturating_add(FIRST);
+    let block = from_first.ilog2() - FIRST.ilog2();
+    (block as usize, (from_first - (FIRST << block)) as usize)
 }
 
 impl Hosts {
     pub fn new() -> Self {
-        let shard = |number| Mutex::new(Shard { number, ..Shard::default() });
-        Self { shards: (0..1 << SHARD_BITS).map(shard).collect() }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            blocks: (0..SHARDS).map(|_| std::array::from_fn(|_| OnceLock::new())).collect(),
+            folds: AtomicU32::new(0),
+        }
     }
 
-    /// Locks what holds a host; also returns the host's hash.
-    pub fn of(&self, hasher: &Hasher, pool: u32, zone: u16, address: IpAddr) -> (MutexGuard<'_, Shard>, u64) {
-        let hash = host_hash(hasher, pool, zone, address);
-        // The table uses the upper half of a hash for places and the lowest bits for tags.
-        (lock(&self.shards[usize::try_from(hash >> 8).unwrap_or(0) % SHARDS]), hash)
+    /// Locks what holds the hosts of a hash.
+    #[inline]
+    pub fn of(&self, hash: u64) -> Locked<'_> {
+        self.locked(usize::try_from(hash >> 8).unwrap_or(0) % SHARDS)
     }
 
     /// Locks what holds the host with a reference.
-    pub fn at(&self, reference: u32) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[reference as usize % SHARDS])
+    #[inline]
+    pub fn at(&self, reference: u32) -> Locked<'_> {
+        self.locked(reference as usize % SHARDS)
+    }
+
+    fn locked(&self, number: usize) -> Locked<'_> {
+        Locked { number, blocks: &self.blocks[number], folds: &self.folds, shard: lock(&self.shards[number]) }
+    }
+
+    fn record(&self, reference: u32) -> Option<&Record> {
+        let (block, place) = place_of(reference >> SHARD_BITS);
+        self.blocks[reference as usize % SHARDS].get(block)?.get()?.get(place)
+    }
+
+    /// Asks for the record of the host that a hash most likely means, and returns its reference.
+    #[inline]
+    pub fn prefetch(&self, book: &Book, hash: u64) -> Option<u32> {
+        let reference = book.candidate(hash, As::Host)?;
+        erhu_table::prefetch_line(self.record(reference)?);
+        Some(reference)
+    }
+
+    /// What can be guessed of a host of IPv4, without its lock.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+    pub fn guess(&self, reference: u32) -> Option<Guess> {
+        let record = self.record(reference)?;
+        let (owner, external) = (record.owner.load(Relaxed), record.address[1].load(Relaxed));
+        (owner & V6 == 0).then(|| Guess {
+            pool: owner as u32,
+            address: Ipv4Addr::from(external as u32),
+            zone: (external >> 32) as u16,
+        })
+    }
+
+    /// What hosts were given and have returned, by pool number and class; and what `then` makes of it before counts move
+    /// from hosts to their pool.
+    pub fn counted<T>(&self, then: impl Fn(&HashMap<u32, [[u64; 2]; Class::ALL.len()]>) -> T) -> T {
+        loop {
+            let folds = self.folds.load(Relaxed);
+            let mut counts: HashMap<u32, [[u64; 2]; Class::ALL.len()]> = HashMap::new();
+            for shard in &self.shards {
+                for used in lock(shard).used.iter().flatten() {
+                    let of_pool = counts.entry(used.spread.pool.number()).or_default();
+                    for ([given, returned], at) in of_pool.iter_mut().zip(0..) {
+                        *given += used.given[at];
+                        *returned += used.returned[at];
+                    }
+                }
+            }
+            let result = then(&counts);
+            if self.folds.load(Relaxed) == folds {
+                return result;
+            }
+        }
     }
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|s| size_of::<Mutex<Shard>>() + lock(s).bytes()).sum()
+        let blocks = self.blocks.iter().flatten().filter_map(OnceLock::get);
+        let shard = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            size_of::<Mutex<Shard>>()
+                + size_of::<Blocks>()
+                + shard.others.allocation_size()
+                + shard.used.capacity() * size_of::<Option<Used>>()
+                + shard.dependent.allocation_size()
+        };
+        blocks.map(|b| size_of_val(&**b)).sum::<usize>() + self.shards.iter().map(shard).sum::<usize>()
     }
 }
 
-impl Shard {
-    fn slot(hosts: &[Box<[Option<Host>]>], at: u32) -> Option<&Host> {
-        hosts.get(at as usize / CHUNK)?[at as usize % CHUNK].as_ref()
+/// A shard that is locked, with its records.
+pub struct Locked<'h> {
+    number: usize,
+    blocks: &'h Blocks,
+    folds: &'h AtomicU32,
+    /// What is behind the lock.
+    pub shard: MutexGuard<'h, Shard>,
+}
+
+impl Locked<'_> {
+    fn record(&self, reference: u32) -> Option<&Record> {
+        let (block, place) = place_of(reference >> SHARD_BITS);
+        self.blocks.get(block)?.get()?.get(place)
     }
 
     /// The host with a reference.
-    pub fn get(&self, reference: u32) -> Option<&Host> {
-        Self::slot(&self.hosts, reference >> SHARD_BITS)
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+    pub fn get(&self, reference: u32) -> Option<Host> {
+        let record = self.record(reference)?;
+        let owner = record.owner.load(Relaxed);
+        if owner == FREE {
+            return None;
+        }
+        let address = record.address.each_ref().map(|word| word.load(Relaxed));
+        let address = if owner & V6 == 0 {
+            Ipv4Addr::from(address[0] as u32).into()
+        } else {
+            Ipv6Addr::from(u128::from(address[0]) | u128::from(address[1]) << 64).into()
+        };
+        Some(Host {
+            address,
+            zone: (owner >> 32) as u16,
+            pool: owner as u32,
+            place: record.place.load(Relaxed),
+            leases: record.leases.load(Relaxed),
+            spread: (owner >> SPREAD_SHIFT) as usize,
+        })
     }
 
-    /// The host with a reference, to change it.
-    pub fn get_mut(&mut self, reference: u32) -> Option<&mut Host> {
-        let at = (reference >> SHARD_BITS) as usize;
-        self.hosts.get_mut(at / CHUNK)?[at % CHUNK].as_mut()
+    /// The addresses that a host's is one of.
+    pub fn spread(&self, host: &Host) -> Option<&Arc<Spread>> {
+        self.shard.used.get(host.spread)?.as_ref().map(|used| &used.spread)
     }
 
-    fn hash_of(hosts: &[Box<[Option<Host>]>], hasher: &Hasher, at: u32) -> u64 {
-        Self::slot(hosts, at).map_or(0, |h| host_hash(hasher, h.spread.pool.number(), h.zone, h.address))
+    fn is(&self, reference: u32, pool: u32, zone: u16, address: IpAddr) -> bool {
+        let Some(record) = self.record(reference) else { return false };
+        let wanted = words(address);
+        // Of IPv4 the second word is something else.
+        let same = record.address[0].load(Relaxed) == wanted[0]
+            && (address.is_ipv4() || record.address[1].load(Relaxed) == wanted[1]);
+        let mask = (1 << SPREAD_SHIFT) - 1;
+        same && record.owner.load(Relaxed) & mask == owner(pool, zone, address, 0)
     }
 
     /// The reference of a host.
-    pub fn find(&self, hash: u64, pool: u32, zone: u16, address: IpAddr) -> Option<u32> {
-        let is_it = |at| {
-            Self::slot(&self.hosts, at)
-                .is_some_and(|h| h.address == address && h.zone == zone && h.spread.pool.number() == pool)
-        };
-        self.index.find(hash, is_it).map(|at| at << SHARD_BITS | self.number)
+    pub fn find(&self, book: &Book, hash: u64, pool: u32, zone: u16, address: IpAddr) -> Option<u32> {
+        // References of other shards can have the hash, too; `is` would look among the wrong records.
+        let here = |r: u32| r as usize % SHARDS == self.number && self.is(r, pool, zone, address);
+        book.find(hash, As::Host, here).or_else(|| self.shard.others.find(hash, |r| here(*r)).copied())
     }
 
-    /// Enters a host. `None` if there are too many.
-    pub fn add(&mut self, hasher: &Hasher, hash: u64, host: Host) -> Option<u32> {
-        let at = match self.free.pop() {
-            Some(at) => at,
-            None => {
-                let start = u32::try_from(self.hosts.len() * CHUNK).ok()?;
-                let end = start + u32::try_from(CHUNK).ok()?;
-                if end > REFERENCES.min(1 << (u32::BITS - SHARD_BITS)) {
-                    return None;
-                }
-                self.hosts.push((0..CHUNK).map(|_| None).collect());
-                self.free.extend((start + 1..end).rev());
-                start
+    /// Enters a host at a place of a spread. `None` if there are too many.
+    pub fn add(
+        &mut self,
+        book: &Book,
+        hasher: &Hasher,
+        hash: u64,
+        (zone, address): (u16, IpAddr),
+        spread: &Arc<Spread>,
+        place: u32,
+    ) -> Option<u32> {
+        let used = self.use_spread(spread)?;
+        let number = if self.shard.free == NONE {
+            let number = self.shard.made;
+            let (block, _) = place_of(number);
+            if number > REFERENCES >> SHARD_BITS {
+                self.leave_spread(used);
+                return None;
             }
+            self.blocks.get(block)?.get_or_init(|| (0..FIRST << block).map(|_| Record::default()).collect());
+            self.shard.made += 1;
+            number
+        } else {
+            self.shard.free
         };
-        host.spread.pool.host_came();
-        self.hosts[at as usize / CHUNK][at as usize % CHUNK] = Some(host);
-        self.index.insert(hash, at, |at| Self::hash_of(&self.hosts, hasher, at));
-        Some(at << SHARD_BITS | self.number)
+        let reference = number << SHARD_BITS | u32::try_from(self.number).unwrap_or(0);
+        let from_free_list = self.shard.free == number;
+        let record = self.record(reference)?;
+        let next = record.leases.load(Relaxed);
+        let [low, high] = words(address);
+        record.address[0].store(low, Relaxed);
+        record.address[1].store(high, Relaxed);
+        record.owner.store(owner(spread.pool.number(), zone, address, used), Relaxed);
+        record.place.store(place, Relaxed);
+        record.leases.store(0, Relaxed);
+        if from_free_list {
+            self.shard.free = next;
+        }
+        spread.pool.host_came();
+        let room = (book.hosts() >> SHARD_BITS).max(FIRST);
+        if self.shard.booked < room + room / 4 && book.add(hash, As::Host, reference) {
+            self.shard.booked += 1;
+        } else {
+            let blocks = self.blocks;
+            self.shard.others.insert_unique(hash, reference, |r| hash_of(blocks, hasher, *r));
+        }
+        Some(reference)
     }
 
     /// Removes a host without leases; others stay.
-    pub fn remove_if_idle(&mut self, hasher: &Hasher, reference: u32) {
-        if self.get(reference).is_none_or(|h| h.leases != 0) {
-            return;
+    pub fn remove_if_idle(&mut self, book: &Book, hasher: &Hasher, reference: u32) {
+        let Some(host) = self.get(reference).filter(|h| h.leases == 0) else { return };
+        let hash = host_hash(hasher, host.zone, host.address);
+        if book.remove(hash, As::Host, reference) {
+            self.shard.booked -= 1;
+        } else if let Ok(entry) = self.shard.others.find_entry(hash, |r| *r == reference) {
+            entry.remove();
         }
-        let at = reference >> SHARD_BITS;
-        let hash = Self::hash_of(&self.hosts, hasher, at);
-        self.index.remove(hash, at, |at| Self::hash_of(&self.hosts, hasher, at));
-        if let Some(host) = self.hosts[at as usize / CHUNK][at as usize % CHUNK].take() {
-            host.spread.leave(host.place);
-            host.spread.pool.host_left();
+        if let Some(spread) = self.spread(&host) {
+            spread.leave(host.place);
+            spread.pool.host_left();
         }
-        self.free.push(at);
-    }
-
-    /// The endpoint-independent mapping of an endpoint, or with `remote` the mapping for that address.
-    pub fn mapping(
-        &self,
-        hasher: &Hasher,
-        mappings: &Mappings,
-        endpoint: Endpoint,
-        remote: Option<IpAddr>,
-    ) -> Option<u32> {
-        match remote {
-            None => self.mappings.find(endpoint.hash(hasher), |r| Endpoint::of(mappings, r) == endpoint),
-            Some(remote) => {
-                let is_it = |d: &Dependent| d.remote == remote && Endpoint::of(mappings, d.mapping) == endpoint;
-                self.dependent.find(endpoint.hash_towards(remote, hasher), is_it).map(|d| d.mapping)
-            }
+        self.leave_spread(host.spread);
+        let free = self.shard.free;
+        if let Some(record) = self.record(reference) {
+            record.owner.store(FREE, Relaxed);
+            record.leases.store(free, Relaxed);
+            self.shard.free = reference >> SHARD_BITS;
         }
     }
 
-    /// Enters a mapping.
-    pub fn add_mapping(&mut self, hasher: &Hasher, mappings: &Mappings, reference: u32, remote: Option<IpAddr>) {
-        match remote {
-            None => {
-                let hash_of = |r| Endpoint::of(mappings, r).hash(hasher);
-                self.mappings.insert(hash_of(reference), reference, hash_of);
+    /// Moves a host to another place, of its own spread or of another one of the same pool.
+    pub fn move_to(&mut self, reference: u32, host: &mut Host, spread: &Arc<Spread>, place: u32) {
+        if self.spread(host).is_none_or(|own| !Arc::ptr_eq(own, spread)) {
+            let Some(used) = self.use_spread(spread) else { return };
+            self.leave_spread(host.spread);
+            host.spread = used;
+        }
+        host.place = place;
+        if let Some(record) = self.record(reference) {
+            record.place.store(place, Relaxed);
+            record.owner.store(owner(host.pool, host.zone, host.address, host.spread), Relaxed);
+        }
+    }
+
+    /// Notes where a host's translated packets come from, for [`Hosts::guess`].
+    pub fn note_external(&self, reference: u32, host: &Host, address: IpAddr, zone: u16) {
+        if let (Some(record), IpAddr::V4(_), IpAddr::V4(external)) = (self.record(reference), host.address, address) {
+            record.address[1].store(u64::from(u32::from(external)) | u64::from(zone) << 32, Relaxed);
+        }
+    }
+
+    /// Counts a lease of a host.
+    pub fn gave(&mut self, reference: u32, host: &Host, class: Class) {
+        if let Some(record) = self.record(reference) {
+            record.leases.store(record.leases.load(Relaxed) + 1, Relaxed);
+        }
+        if let Some(Some(used)) = self.shard.used.get_mut(host.spread) {
+            used.given[class as usize] += 1;
+        }
+    }
+
+    /// Takes off a lease of a host, and the host with its last one.
+    pub fn took_back(&mut self, book: &Book, hasher: &Hasher, reference: u32, class: Class) {
+        let Some(host) = self.get(reference) else { return };
+        if let Some(record) = self.record(reference) {
+            record.leases.store(host.leases.saturating_sub(1), Relaxed);
+        }
+        if let Some(Some(used)) = self.shard.used.get_mut(host.spread) {
+            used.returned[class as usize] += 1;
+        }
+        self.remove_if_idle(book, hasher, reference);
+    }
+
+    fn use_spread(&mut self, spread: &Arc<Spread>) -> Option<usize> {
+        let all = &mut self.shard.used;
+        if let Some(at) = all.iter().position(|u| u.as_ref().is_some_and(|u| Arc::ptr_eq(&u.spread, spread))) {
+            if let Some(Some(used)) = all.get_mut(at) {
+                used.hosts += 1;
             }
-            Some(remote) => {
-                let hash_of = |d: &Dependent| Endpoint::of(mappings, d.mapping).hash_towards(d.remote, hasher);
-                let new = Dependent { mapping: reference, remote };
-                self.dependent.insert_unique(hash_of(&new), new, hash_of);
+            return Some(at);
+        }
+        let at = all.iter().position(Option::is_none).unwrap_or(all.len());
+        if at >= SPREADS {
+            return None;
+        }
+        let used = Some(Used { spread: Arc::clone(spread), hosts: 1, given: [0; 3], returned: [0; 3] });
+        if at == all.len() {
+            all.push(used);
+        } else {
+            all[at] = used;
+        }
+        Some(at)
+    }
+
+    fn leave_spread(&mut self, at: usize) {
+        let Some(slot) = self.shard.used.get_mut(at) else { return };
+        if let Some(used) = slot {
+            used.hosts -= 1;
+            if used.hosts == 0 {
+                used.spread.pool.count(&used.given, &used.returned);
+                self.folds.fetch_add(1, Relaxed);
+                *slot = None;
             }
         }
     }
 
-    /// Takes a mapping out, if it is there.
-    pub fn remove_mapping(&mut self, hasher: &Hasher, mappings: &Mappings, reference: u32, remote: Option<IpAddr>) {
-        let endpoint = Endpoint::of(mappings, reference);
-        match remote {
-            None => {
-                let hash_of = |r| Endpoint::of(mappings, r).hash(hasher);
-                self.mappings.remove(endpoint.hash(hasher), reference, hash_of);
-            }
-            Some(remote) => {
-                let hash = endpoint.hash_towards(remote, hasher);
-                if let Ok(entry) = self.dependent.find_entry(hash, |d| d.mapping == reference) {
-                    entry.remove();
-                }
-            }
-        }
+    /// The mapping of an endpoint for one remote address.
+    pub fn dependent(&self, hasher: &Hasher, mappings: &Mappings, endpoint: Endpoint, remote: IpAddr) -> Option<u32> {
+        let is_it = |d: &Dependent| d.remote == remote && Endpoint::of(mappings, d.mapping) == endpoint;
+        self.shard.dependent.find(endpoint.hash_towards(remote, hasher), is_it).map(|d| d.mapping)
     }
 
-    fn bytes(&self) -> usize {
-        self.index.bytes()
-            + self.hosts.capacity() * size_of::<Box<[Option<Host>]>>()
-            + self.hosts.len() * CHUNK * size_of::<Option<Host>>()
-            + self.free.capacity() * size_of::<u32>()
-            + self.mappings.bytes()
-            + self.dependent.allocation_size()
+    /// Enters such a mapping.
+    pub fn add_dependent(&mut self, hasher: &Hasher, mappings: &Mappings, mapping: u32, remote: IpAddr) {
+        let hash_of = |d: &Dependent| Endpoint::of(mappings, d.mapping).hash_towards(d.remote, hasher);
+        let new = Dependent { mapping, remote };
+        self.shard.dependent.insert_unique(hash_of(&new), new, hash_of);
     }
+
+    /// Takes such a mapping out, if it is there.
+    pub fn remove_dependent(&mut self, hasher: &Hasher, mappings: &Mappings, mapping: u32, remote: IpAddr) {
+        let hash = Endpoint::of(mappings, mapping).hash_towards(remote, hasher);
+        if let Ok(entry) = self.shard.dependent.find_entry(hash, |d| d.mapping == mapping) {
+            entry.remove();
+        }
+    }
+}
+
+/// The hash of a host by its record.
+#[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+fn hash_of(blocks: &Blocks, hasher: &Hasher, reference: u32) -> u64 {
+    let (block, place) = place_of(reference >> SHARD_BITS);
+    let Some(record) = blocks.get(block).and_then(|b| b.get()?.get(place)) else { return 0 };
+    let owner = record.owner.load(Relaxed);
+    let [low, high] = record.address.each_ref().map(|word| word.load(Relaxed));
+    let address = if owner & V6 == 0 {
+        Ipv4Addr::from(low as u32).into()
+    } else {
+        Ipv6Addr::from(u128::from(low) | u128::from(high) << 64).into()
+    };
+    host_hash(hasher, (owner >> 32) as u16, address)
 }

@@ -22,14 +22,17 @@
 //! # Synchronisation
 //!
 //! Short locks in a fixed order: the shard of an inside host, a pool's balance, the shard of an external address.
-//! Each guards a bounded amount of work; tables grow in small steps. Randomness comes from the caller's [`Rng`] and
-//! from keyed hashes, so a run with one seed repeats.
+//! Each guards a bounded amount of work. Hosts and mappings are found in one index of fixed size that is read without
+//! locks (see `book.rs`), so that [`Nat::prefetch_host`] and its kin can ask for memory before a burst's first packets
+//! are worked on. Randomness comes from the caller's [`Rng`] and from keyed hashes, so a run with one seed repeats.
 //!
 //! # Limits
 //!
-//! 2²⁶ mappings, 2²² external addresses and 2²⁴ hosts for each of 256 locks. TCP, UDP and ICMP queries.
+//! 2²⁶ mappings, 2²² external addresses and 2¹⁸ hosts for each of 256 locks. TCP, UDP and ICMP queries.
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod book;
 mod external;
 mod hosts;
 mod mappings;
@@ -37,8 +40,8 @@ mod pools;
 mod ports;
 mod random;
 mod spread;
-mod table;
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,11 +50,13 @@ use erhu_planes::program::{AddressRange, Behaviour, PortRange, Program};
 use erhu_planes::protocol::PoolStatus;
 use erhu_planes::tuple::Tuple;
 
+pub use ahead::Ahead;
 pub use pools::{PoolSpec, Pools};
 pub use random::Rng;
 
+use book::{As, Book, external_hash, host_hash, inside_hash};
 use external::External;
-use hosts::{Endpoint, Host, Hosts};
+use hosts::{Endpoint, Hosts, Locked};
 use mappings::{Binding, Mappings};
 use pools::{PoolState, Registry};
 use ports::{Class, PortWish};
@@ -186,6 +191,7 @@ pub enum InUse {
 pub struct Nat {
     hasher: Hasher,
     registry: Mutex<Registry>,
+    book: Book,
     mappings: Mappings,
     hosts: Hosts,
     external: External,
@@ -204,19 +210,38 @@ struct Choice<'a, 'w> {
     class: Class,
     attempt: u32,
     port: PortWish,
+    /// Hashes of the inside host and endpoint.
+    host: u64,
+    inside: u64,
 }
 
+/// Connections that [`Nat::new`] provides for.
+const CONNECTIONS: u32 = 1 << 18;
+
 impl Nat {
-    /// Nothing is in use. The seed keys all hashes: secret where strangers choose tuples.
-    pub fn new(seed: u64) -> Self {
-        Self {
+    /// For so many connections; nothing is in use. The seed keys all hashes: secret where strangers choose tuples. With
+    /// `huge_pages` the index takes 2 MiB pages at once, if there are enough; else it grows as it is touched.
+    ///
+    /// # Errors
+    /// If there is no memory for the index.
+    pub fn for_connections(connections: u32, seed: u64, huge_pages: bool) -> io::Result<Self> {
+        Ok(Self {
             hasher: Hasher::new(seed),
             registry: Mutex::default(),
+            book: Book::new(connections, huge_pages)?,
             mappings: Mappings::new(),
             hosts: Hosts::new(),
             external: External::new(),
             direct: PoolState::default(),
-        }
+        })
+    }
+
+    /// The same for a quarter of a million connections.
+    ///
+    /// # Panics
+    /// If there is no memory for the index.
+    pub fn new(seed: u64) -> Self {
+        Self::for_connections(CONNECTIONS, seed, false).expect("a few megabytes of address space")
     }
 
     /// The pools of a rule set, joined to what is in use of pools of the same names. The program is valid.
@@ -240,9 +265,12 @@ impl Nat {
         prefer: impl Fn(IpAddr, u16) -> bool,
     ) -> Result<Lease, Exhausted> {
         let class = Class::of(wish.original.proto).ok_or(Exhausted::Protocol)?;
-        let choice = Choice { wish, class, attempt, port: port_wish(wish, class, rng) };
+        let host = host_hash(&self.hasher, wish.original.zone, wish.original.src);
+        let inside = inside_hash(&self.hasher, host, class, wish.original.sport);
+        let port = self.port_wish(wish, class, inside, rng);
+        let choice = Choice { wish, class, attempt, port, host, inside };
         let (result, state) = match wish.target {
-            Target::Pool(spec) => (self.choose_from_pool(&choice, spec, rng, &prefer), &**spec.state()),
+            Target::Pool(spec) => (self.choose_from_pool(&choice, spec, &prefer), &**spec.state()),
             Target::Addresses { ranges, persistent } => {
                 let address = self.address_among(wish, ranges, persistent).ok_or(Exhausted::Family)?;
                 (self.choose_direct(&choice, address, &prefer), &self.direct)
@@ -284,7 +312,7 @@ impl Nat {
                 lease.kind == kind_of(spec.mapping)
                     && lease.zone == spec.zone
                     && pool_allows(spec, ports, class, lease.address, lease.port)
-                    && self.hosts.at(host).get(host).is_some_and(|h| h.spread.pool.number() == spec.id())
+                    && self.hosts.at(host).get(host).is_some_and(|h| h.pool == spec.id())
             }
             Target::Addresses { ranges, .. } => {
                 lease.kind == kind::DIRECT && port_fits && ranges.iter().any(|r| r.contains(lease.address))
@@ -299,9 +327,12 @@ impl Nat {
         let (shard, hash) = self.external.of(&self.hasher, zone, address);
         let at = shard.find(hash, zone, address)?;
         let map = shard.map(at, class).filter(|m| m.is_taken(port))?;
-        let found = shard
-            .mapping(&self.hasher, &self.mappings, at, class, port)
-            .or_else(|| map.dependent(port, remote, &self.hasher));
+        let hash = external_hash(&self.hasher, address, class, port);
+        let is_it = |r| {
+            let binding = self.mappings.get(r);
+            (binding.address, binding.class, binding.external_port) == (at, class, port)
+        };
+        let found = self.book.find(hash, As::External, is_it).or_else(|| map.dependent(port, remote, &self.hasher));
         let Some(reference) = found else { return map.is_shared(port).then_some(InUse::Shared) };
         let binding = self.mappings.get(reference);
         drop(shard);
@@ -312,18 +343,18 @@ impl Nat {
             zone: host.zone,
             address: host.address,
             port: binding.inside_port,
-            pool: host.spread.pool.number(),
+            pool: host.pool,
         }))
     }
 
     /// How full the pools are, in the program's order. For each, `given` less `returned` are in use.
     pub fn status(&self, pools: &Pools) -> Vec<PoolStatus> {
-        pools.status()
+        self.hosts.counted(|of_hosts| pools.status(of_hosts))
     }
 
     /// The counters of what was chosen outside pools.
     pub fn direct_status(&self) -> PoolStatus {
-        self.direct.status()
+        self.direct.status(&Default::default())
     }
 
     /// Frees what unused addresses still hold, and ports that have rested. Takes one short lock after the other; to be
@@ -336,6 +367,7 @@ impl Nat {
     pub fn bytes_in_use(&self) -> usize {
         size_of::<Self>()
             + lock(&self.registry).bytes()
+            + self.book.bytes()
             + self.mappings.bytes()
             + self.hosts.bytes()
             + self.external.bytes()
@@ -375,25 +407,33 @@ impl Nat {
         address: IpAddr,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<Lease, Exhausted> {
-        let (port, _) = self.take_shared(choice, address, None, prefer)?;
+        let (port, _) = self.take_shared(choice, address, None, None, prefer)?;
         self.direct.count_given(choice.class);
         Ok(lease(kind::DIRECT, NO_REFERENCE, choice, address, port))
     }
 
-    /// Takes a share of a port of an address. With `dependent` it must not serve a mapping for the remote yet, and the
-    /// address stays locked for the caller to enter one.
+    /// Takes a share of a port of an address, which is `at` a place of a spread if it is a pool's. With `dependent` it
+    /// must not serve a mapping for the remote yet, and the address stays locked for the caller to enter one.
     fn take_shared(
         &self,
         choice: &Choice<'_, '_>,
         address: IpAddr,
+        at: Option<(&Spread, u32)>,
         dependent: Option<IpAddr>,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<(u16, (MutexGuard<'_, external::Shard>, u32)), Exhausted> {
         if choice.attempt >= ATTEMPTS {
             return Err(Exhausted::Ports);
         }
-        let (mut shard, hash) = self.external.of(&self.hasher, choice.wish.zone, address);
-        let at = shard.find_or_add(&self.hasher, hash, choice.wish.zone, address).ok_or(Exhausted::Ports)?;
+        let zone = choice.wish.zone;
+        let (mut shard, at) = match at {
+            Some((spread, place)) => self.external_at(zone, spread, place).ok_or(Exhausted::Ports)?,
+            None => {
+                let (mut shard, hash) = self.external.of(&self.hasher, zone, address);
+                let at = shard.find_or_add(&self.hasher, hash, zone, address).ok_or(Exhausted::Ports)?;
+                (shard, at)
+            }
+        };
         let map = shard.map_mut(at, choice.class).ok_or(Exhausted::Ports)?;
         let remote = dependent.map(|r| (r, &self.hasher));
         let preferred = |port| prefer(address, port);
@@ -406,54 +446,48 @@ impl Nat {
         &self,
         choice: &Choice<'_, '_>,
         spec: &PoolSpec,
-        rng: &mut Rng,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<Lease, Exhausted> {
         let inside = &choice.wish.original;
         let spread = spec.spread(inside.src.is_ipv6()).ok_or(Exhausted::Family)?;
-        let (mut hosts, hash) = self.hosts.of(&self.hasher, spec.id(), inside.zone, inside.src);
-        let host = match hosts.find(hash, spec.id(), inside.zone, inside.src) {
+        let mut hosts = self.hosts.of(choice.host);
+        let host = match hosts.find(&self.book, choice.host, spec.id(), inside.zone, inside.src) {
             Some(host) => host,
             None => {
                 let place = spread.pick();
-                let new =
-                    Host { spread: Arc::clone(spread), address: inside.src, zone: inside.zone, place, leases: 0 };
-                let Some(host) = hosts.add(&self.hasher, hash, new) else {
+                let who = (inside.zone, inside.src);
+                let Some(host) = hosts.add(&self.book, &self.hasher, choice.host, who, spread, place) else {
                     spread.leave(place);
                     return Err(Exhausted::Ports);
                 };
                 host
             }
         };
-        if let Some(host) = hosts.get_mut(host).filter(|h| !Arc::ptr_eq(&h.spread, spread)) {
-            move_to(host, spread);
-        }
-        let result = self.choose_for_host(choice, spec, spread, &mut hosts, host, rng, prefer);
+        let result = self.choose_for_host(choice, spec, spread, &mut hosts, host, prefer);
         if result.is_err() {
-            hosts.remove_if_idle(&self.hasher, host);
+            hosts.remove_if_idle(&self.book, &self.hasher, host);
         }
         result
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one choice for a pool's host needs, once")]
     fn choose_for_host(
         &self,
         choice: &Choice<'_, '_>,
         spec: &PoolSpec,
-        spread: &Spread,
-        hosts: &mut hosts::Shard,
-        host: u32,
-        rng: &mut Rng,
+        spread: &Arc<Spread>,
+        hosts: &mut Locked<'_>,
+        reference: u32,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<Lease, Exhausted> {
         let inside = &choice.wish.original;
-        let endpoint = Endpoint { host, port: inside.sport, class: choice.class };
-        // The remote that a mapping is for, if it is for one.
-        let dependent = (spec.mapping == Behaviour::AddressDependent).then_some(inside.dst);
+        let mut host = hosts.get(reference).ok_or(Exhausted::Ports)?;
+        if hosts.spread(&host).is_none_or(|own| !Arc::ptr_eq(own, spread)) {
+            let place = place_in(hosts, &host, spread);
+            hosts.move_to(reference, &mut host, spread, place);
+        }
+        let endpoint = Endpoint { host: reference, port: inside.sport, class: choice.class };
         let kind = kind_of(spec.mapping);
-        if kind != kind::POOL
-            && let Some(found) = hosts.mapping(&self.hasher, &self.mappings, endpoint, dependent)
-        {
+        if let Some(found) = self.mapping_of(choice, kind, hosts, endpoint) {
             let binding = self.mappings.get(found);
             let identity = self.external.at(binding.address).identity(binding.address);
             let allowed = |address, port| pool_allows(spec, choice.wish.ports, choice.class, address, port);
@@ -461,19 +495,23 @@ impl Nat {
                 Some(_) if choice.attempt != 0 || !self.mappings.add_use(found) => return Err(Exhausted::Clash),
                 Some((_, address)) => return Ok(lease(kind, found, choice, address, binding.external_port)),
                 // The pool no longer has its address or port: it serves the connections it has, and no new ones.
-                None => hosts.remove_mapping(&self.hasher, &self.mappings, found, dependent),
+                None if kind == kind::ENDPOINT => _ = self.book.remove(choice.inside, As::Inside, found),
+                None => hosts.remove_dependent(&self.hasher, &self.mappings, found, inside.dst),
             }
         }
         if choice.attempt >= ATTEMPTS {
             return Err(Exhausted::Ports);
         }
-        let (own, is_new) = hosts.get(host).map_or((0, true), |h| (h.place, h.leases == 0));
+        let (own, is_new) = (host.place, host.leases == 0);
         let mut take = |place| -> Result<(IpAddr, u16, u32), Exhausted> {
-            let address = spread.addresses.get(place);
             match kind {
-                kind::ENDPOINT => self.take_alone(choice, address, endpoint, hosts, rng, prefer),
-                kind::ADDRESS => self.take_for_remote(choice, address, endpoint, inside.dst, hosts, prefer),
-                _ => self.take_shared(choice, address, None, prefer).map(|(port, _)| (address, port, host)),
+                kind::ENDPOINT => self.take_alone(choice, spread, place, endpoint, hosts, prefer),
+                kind::ADDRESS => self.take_for_remote(choice, spread, place, endpoint, hosts, prefer),
+                _ => {
+                    let address = spread.addresses.get(place);
+                    let taken = self.take_shared(choice, address, Some((spread, place)), None, prefer);
+                    taken.map(|(port, _)| (address, port, reference))
+                }
             }
         };
         let mut taken = take(own).map(|t| (own, t));
@@ -486,42 +524,75 @@ impl Nat {
             }
         }
         let (place, (address, port, mapping)) = taken?;
-        if let Some(host) = hosts.get_mut(host) {
-            if is_new && place != host.place {
-                spread.leave(host.place);
+        if is_new {
+            if place != own {
+                spread.leave(own);
                 spread.join(place);
-                host.place = place;
+                hosts.move_to(reference, &mut host, spread, place);
             }
-            host.leases += 1;
+            hosts.note_external(reference, &host, address, choice.wish.zone);
         }
-        spread.pool.count_given(choice.class);
+        hosts.gave(reference, &host, choice.class);
         Ok(lease(kind, mapping, choice, address, port))
+    }
+
+    /// The mapping that an endpoint has already, for the remote where that matters.
+    fn mapping_of(&self, choice: &Choice<'_, '_>, kind: u8, hosts: &Locked<'_>, endpoint: Endpoint) -> Option<u32> {
+        match kind {
+            kind::ENDPOINT => {
+                let is_it = |r| Endpoint::of(&self.mappings, r) == endpoint;
+                self.book.find(choice.inside, As::Inside, is_it)
+            }
+            kind::ADDRESS => hosts.dependent(&self.hasher, &self.mappings, endpoint, choice.wish.original.dst),
+            _ => None,
+        }
+    }
+
+    /// Locks what holds an address of a spread, which is made known there if need be.
+    fn external_at(&self, zone: u16, spread: &Spread, place: u32) -> Option<(MutexGuard<'_, external::Shard>, u32)> {
+        let address = spread.addresses.get(place);
+        let noted = spread.external(place);
+        let shard = self.external.at(noted);
+        if shard.identity(noted) == Some((zone, address)) {
+            return Some((shard, noted));
+        }
+        drop(shard);
+        let (mut shard, hash) = self.external.of(&self.hasher, zone, address);
+        let at = shard.find_or_add(&self.hasher, hash, zone, address)?;
+        spread.note_external(place, at);
+        Some((shard, at))
     }
 
     /// Makes an endpoint-independent mapping at an address.
     fn take_alone(
         &self,
         choice: &Choice<'_, '_>,
-        address: IpAddr,
+        spread: &Spread,
+        place: u32,
         endpoint: Endpoint,
-        hosts: &mut hosts::Shard,
-        rng: &mut Rng,
+        hosts: &mut Locked<'_>,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<(IpAddr, u16, u32), Exhausted> {
-        let (mut shard, hash) = self.external.of(&self.hasher, choice.wish.zone, address);
-        let at = shard.find_or_add(&self.hasher, hash, choice.wish.zone, address).ok_or(Exhausted::Ports)?;
+        let address = spread.addresses.get(place);
+        let (mut shard, at) = self.external_at(choice.wish.zone, spread, place).ok_or(Exhausted::Ports)?;
         let map = shard.map_mut(at, choice.class).ok_or(Exhausted::Ports)?;
         let preferred = |port| prefer(address, port);
-        let port = map
-            .take_alone(&choice.port, choice.attempt, choice.wish.now_tick, rng, preferred)
-            .ok_or(Exhausted::Ports)?;
-        let Some(mapping) = self.mappings.take(&mut hosts.records, &binding(endpoint, at, port)) else {
+        let port =
+            map.take_alone(&choice.port, choice.attempt, choice.wish.now_tick, preferred).ok_or(Exhausted::Ports)?;
+        let Some(mapping) = self.mappings.take(&mut hosts.shard.records, &binding(endpoint, at, port)) else {
             map.give_back_alone(port, None);
             return Err(Exhausted::Ports);
         };
-        shard.add_mapping(&self.hasher, &self.mappings, mapping);
-        drop(shard);
-        hosts.add_mapping(&self.hasher, &self.mappings, mapping, None);
+        let external = external_hash(&self.hasher, address, choice.class, port);
+        let is_booked = self.book.add(choice.inside, As::Inside, mapping);
+        if !is_booked || !self.book.add(external, As::External, mapping) {
+            if is_booked {
+                self.book.remove(choice.inside, As::Inside, mapping);
+            }
+            map.give_back_alone(port, None);
+            self.mappings.free(&mut hosts.shard.records, mapping);
+            return Err(Exhausted::Ports);
+        }
         Ok((address, port, mapping))
     }
 
@@ -529,40 +600,52 @@ impl Nat {
     fn take_for_remote(
         &self,
         choice: &Choice<'_, '_>,
-        address: IpAddr,
+        spread: &Spread,
+        place: u32,
         endpoint: Endpoint,
-        remote: IpAddr,
-        hosts: &mut hosts::Shard,
+        hosts: &mut Locked<'_>,
         prefer: &impl Fn(IpAddr, u16) -> bool,
     ) -> Result<(IpAddr, u16, u32), Exhausted> {
-        let (port, (mut shard, at)) = self.take_shared(choice, address, Some(remote), prefer)?;
+        let (address, remote) = (spread.addresses.get(place), choice.wish.original.dst);
+        let (port, (mut shard, at)) =
+            self.take_shared(choice, address, Some((spread, place)), Some(remote), prefer)?;
         let map = shard.map_mut(at, choice.class).ok_or(Exhausted::Ports)?;
-        let Some(mapping) = self.mappings.take(&mut hosts.records, &binding(endpoint, at, port)) else {
+        let Some(mapping) = self.mappings.take(&mut hosts.shard.records, &binding(endpoint, at, port)) else {
             map.give_back_shared(port, None);
             return Err(Exhausted::Ports);
         };
         map.add_dependent(port, remote, mapping, &self.hasher);
         drop(shard);
-        hosts.add_mapping(&self.hasher, &self.mappings, mapping, Some(remote));
+        hosts.add_dependent(&self.hasher, &self.mappings, mapping, remote);
         Ok((address, port, mapping))
     }
 
     fn give_back(&self, lease: &Lease, now_tick: Option<u32>) {
-        let rest = |pool: &PoolState| now_tick.and_then(|now| pool.rest_until(now));
+        let rest = |hosts: &Locked<'_>, host: &hosts::Host| {
+            now_tick.and_then(|now| hosts.spread(host)?.pool.rest_until(now))
+        };
         match lease.kind {
             kind::ENDPOINT | kind::ADDRESS => {
                 let remote = (lease.kind == kind::ADDRESS).then_some(lease.remote);
                 let binding = self.mappings.get(lease.mapping);
                 let mut hosts = self.hosts.at(binding.host);
                 let Some(host) = hosts.get(binding.host) else { return };
-                let rest = rest(&host.spread.pool);
+                let rest = rest(&hosts, &host);
                 if !self.mappings.drop_use(lease.mapping) {
                     return;
                 }
-                hosts.remove_mapping(&self.hasher, &self.mappings, lease.mapping, remote);
                 let mut shard = self.external.at(binding.address);
-                if remote.is_none() {
-                    shard.remove_mapping(&self.hasher, &self.mappings, lease.mapping);
+                match remote {
+                    None => {
+                        let own = host_hash(&self.hasher, host.zone, host.address);
+                        let inside = inside_hash(&self.hasher, own, binding.class, binding.inside_port);
+                        let port = binding.external_port;
+                        let external = external_hash(&self.hasher, lease.address, binding.class, port);
+                        // It may have left as an inside endpoint's before, when its pool lost its address.
+                        self.book.remove(inside, As::Inside, lease.mapping);
+                        self.book.remove(external, As::External, lease.mapping);
+                    }
+                    Some(remote) => hosts.remove_dependent(&self.hasher, &self.mappings, lease.mapping, remote),
                 }
                 if let Some(map) = shard.map_mut(binding.address, binding.class) {
                     match remote {
@@ -574,15 +657,15 @@ impl Nat {
                     }
                 }
                 drop(shard);
-                self.mappings.free(&mut hosts.records, lease.mapping);
-                self.host_gave_back(&mut hosts, binding.host, binding.class);
+                self.mappings.free(&mut hosts.shard.records, lease.mapping);
+                hosts.took_back(&self.book, &self.hasher, binding.host, binding.class);
             }
             kind::POOL => {
                 let Some(class) = Class::of(lease.proto) else { return };
                 let mut hosts = self.hosts.at(lease.mapping);
                 let Some(host) = hosts.get(lease.mapping) else { return };
-                self.give_back_share(lease, class, rest(&host.spread.pool));
-                self.host_gave_back(&mut hosts, lease.mapping, class);
+                self.give_back_share(lease, class, rest(&hosts, &host));
+                hosts.took_back(&self.book, &self.hasher, lease.mapping, class);
             }
             kind::DIRECT => {
                 let Some(class) = Class::of(lease.proto) else { return };
@@ -602,12 +685,34 @@ impl Nat {
         }
     }
 
-    fn host_gave_back(&self, hosts: &mut hosts::Shard, reference: u32, class: Class) {
-        if let Some(host) = hosts.get_mut(reference) {
-            host.leases = host.leases.saturating_sub(1);
-            host.spread.pool.count_returned(class);
+    /// Range, preservation and parity for a connection.
+    fn port_wish(&self, wish: &Wish<'_>, class: Class, inside: u64, rng: &mut Rng) -> PortWish {
+        // The same inside endpoint begins at the same port, which nobody outside can foretell (RFC 6056 section 3.3.3).
+        let start = if wish.random { rng.next_u64() } else { self.hasher.two(inside, 1) };
+        let port = wish.original.sport;
+        if class == Class::Icmp {
+            // Identifiers are kept whatever the range says, else the next free one is taken.
+            let upward_from = if wish.random { rng.below(1 << 16) } else { u32::from(port) };
+            return PortWish {
+                range: ports::ALL_PORTS,
+                keep: (!wish.random).then_some(port),
+                parity: None,
+                upward_from: u16::try_from(upward_from).ok(),
+                start,
+            };
         }
-        hosts.remove_if_idle(&self.hasher, reference);
+        let (range, keepable, parity) = match wish.target {
+            Target::Pool(spec) => {
+                let range = wish.ports.unwrap_or(spec.ports);
+                (range, if spec.preserve_port { Some(range) } else { None }, spec.parity)
+            }
+            _ => match wish.ports {
+                Some(range) => (range, Some(range), false),
+                None => (ports_like(port), Some(ports::ALL_PORTS), false),
+            },
+        };
+        let keep = keepable.is_some_and(|r| contains(r, port) && !wish.random);
+        PortWish { range, keep: keep.then_some(port), parity: parity.then_some(port & 1), upward_from: None, start }
     }
 }
 
@@ -631,18 +736,20 @@ fn pool_allows(spec: &PoolSpec, ports: Option<PortRange>, class: Class, address:
     (class == Class::Icmp || in_range) && spec.contains(address)
 }
 
-/// Moves a host to the addresses that its pool has now. It keeps its own if the pool still has it.
-fn move_to(host: &mut Host, spread: &Arc<Spread>) {
-    let place = match spread.addresses.place_of(host.spread.addresses.get(host.place)) {
+/// A host's place in the addresses that its pool has now. It keeps its own if the pool still has it.
+fn place_in(hosts: &Locked<'_>, host: &hosts::Host, spread: &Spread) -> u32 {
+    let own = hosts.spread(host);
+    let place = match own.and_then(|own| spread.addresses.place_of(own.addresses.get(host.place))) {
         Some(place) => {
             spread.join(place);
             place
         }
         None => spread.pick(),
     };
-    host.spread.leave(host.place);
-    host.spread = Arc::clone(spread);
-    host.place = place;
+    if let Some(own) = own {
+        own.leave(host.place);
+    }
+    place
 }
 
 fn binding(endpoint: Endpoint, address: u32, port: u16) -> Binding {
@@ -652,33 +759,6 @@ fn binding(endpoint: Endpoint, address: u32, port: u16) -> Binding {
 fn lease(kind: u8, mapping: u32, choice: &Choice<'_, '_>, address: IpAddr, port: u16) -> Lease {
     let original = &choice.wish.original;
     Lease { kind, mapping, zone: choice.wish.zone, address, port, proto: original.proto, remote: original.dst }
-}
-
-/// Range, preservation and parity for a connection.
-fn port_wish(wish: &Wish<'_>, class: Class, rng: &mut Rng) -> PortWish {
-    let port = wish.original.sport;
-    if class == Class::Icmp {
-        // Identifiers are kept whatever the range says, else the next free one is taken.
-        let upward_from = if wish.random { rng.below(1 << 16) } else { u32::from(port) };
-        return PortWish {
-            range: ports::ALL_PORTS,
-            keep: (!wish.random).then_some(port),
-            parity: None,
-            upward_from: u16::try_from(upward_from).ok(),
-        };
-    }
-    let (range, keepable, parity) = match wish.target {
-        Target::Pool(spec) => {
-            let range = wish.ports.unwrap_or(spec.ports);
-            (range, if spec.preserve_port { Some(range) } else { None }, spec.parity)
-        }
-        _ => match wish.ports {
-            Some(range) => (range, Some(range), false),
-            None => (ports_like(port), Some(ports::ALL_PORTS), false),
-        },
-    };
-    let keep = keepable.is_some_and(|r| contains(r, port) && !wish.random);
-    PortWish { range, keep: keep.then_some(port), parity: parity.then_some(port & 1), upward_from: None }
 }
 
 /// The ports among which another one is chosen for a port where no range was given: well-known ports stay among

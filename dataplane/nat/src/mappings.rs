@@ -6,8 +6,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::book::REFERENCES;
 use crate::ports::Class;
-use crate::table::REFERENCES;
 
 /// Records of a chunk.
 const CHUNK: usize = 4096;
@@ -121,6 +121,12 @@ impl Mappings {
             address: place & ((1 << ADDRESS_BITS) - 1),
             class: Class::from_bits(place >> ADDRESS_BITS),
         }
+    }
+
+    /// Asks for a record's line.
+    #[inline]
+    pub fn prefetch(&self, reference: u32) {
+        erhu_table::prefetch_line(self.record(reference));
     }
 
     /// Adds a use; `false` if there are as many as can be counted. Under the host's lock.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use erhu_planes::TICKS_PER_SECOND;
 use erhu_planes::program::{Behaviour, Pool, PortRange, Program};
 use erhu_planes::protocol::PoolStatus;
+use hashbrown::HashMap;
 
 use crate::lock;
 use crate::ports::Class;
@@ -30,12 +31,22 @@ impl PoolState {
         self.number
     }
 
+    /// Counts a port given and one returned, of what has no host.
     pub fn count_given(&self, class: Class) {
         self.given[class as usize].fetch_add(1, Relaxed);
     }
 
     pub fn count_returned(&self, class: Class) {
         self.returned[class as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Takes over what hosts that left were given and had returned, by class.
+    pub fn count(&self, given: &[u64], returned: &[u64]) {
+        for (all, new) in [(&self.given, given), (&self.returned, returned)] {
+            for (count, new) in all.iter().zip(new) {
+                count.fetch_add(*new, Relaxed);
+            }
+        }
     }
 
     pub fn count_exhausted(&self) {
@@ -56,12 +67,14 @@ impl PoolState {
         (delay != 0).then(|| now_tick.saturating_add(delay))
     }
 
-    /// Counters; names and sizes are the caller's to fill in.
-    pub fn status(&self) -> PoolStatus {
+    /// Counters, with what hosts that are there were given and have returned, by class; names and sizes are the caller's
+    /// to fill in.
+    pub fn status(&self, of_hosts: &[[u64; 2]; Class::ALL.len()]) -> PoolStatus {
         // Returned ports are read first: each was given before, so the difference is never negative.
         let counts = Class::ALL.map(|class| {
-            let returned = self.returned[class as usize].load(Relaxed);
-            (class.protocol(), self.given[class as usize].load(Relaxed), returned)
+            let [given, returned] = of_hosts[class as usize];
+            let returned = returned + self.returned[class as usize].load(Relaxed);
+            (class.protocol(), given + self.given[class as usize].load(Relaxed), returned)
         });
         let mut ports_in_use: Vec<(u8, u64)> =
             counts.iter().map(|(p, given, returned)| (*p, given.saturating_sub(*returned))).collect();
@@ -196,6 +209,8 @@ pub struct Pools {
     specs: Vec<PoolSpec>,
     /// By zone, family and address; no two overlap.
     owned: Vec<Owned>,
+    /// Index by number.
+    by_id: HashMap<u32, usize>,
 }
 
 impl Pools {
@@ -205,6 +220,7 @@ impl Pools {
         let mut pools = Self::default();
         for (index, pool) in program.pools.iter().enumerate() {
             let state = registry.state(pool);
+            pools.by_id.insert(state.number, index);
             let spread = |v6| AddressList::new(&pool.addresses, v6).map(|list| state.spread(list));
             pools.specs.push(PoolSpec {
                 name: pool.name.clone(),
@@ -239,7 +255,7 @@ impl Pools {
 
     /// The pool with an id ([`PoolSpec::id`]).
     pub fn with_id(&self, id: u32) -> Option<&PoolSpec> {
-        self.specs.iter().find(|s| s.id() == id)
+        self.specs.get(*self.by_id.get(&id)?)
     }
 
     /// All pools, in the program's order.
@@ -255,9 +271,13 @@ impl Pools {
         ((owned.zone, owned.v6) == (wanted.0, wanted.1) && wanted.2 <= owned.last).then_some(owned.pool)
     }
 
-    /// How full each pool is, in the program's order.
-    pub fn status(&self) -> Vec<PoolStatus> {
-        let status = |s: &PoolSpec| PoolStatus { name: s.name.clone(), addresses: s.addresses(), ..s.state.status() };
+    /// How full each pool is, in the program's order; `of_hosts` says by number what its hosts were given and have
+    /// returned, by class.
+    pub(crate) fn status(&self, of_hosts: &HashMap<u32, [[u64; 2]; Class::ALL.len()]>) -> Vec<PoolStatus> {
+        let status = |s: &PoolSpec| {
+            let own = of_hosts.get(&s.id()).copied().unwrap_or_default();
+            PoolStatus { name: s.name.clone(), addresses: s.addresses(), ..s.state.status(&own) }
+        };
         self.specs.iter().map(status).collect()
     }
 }

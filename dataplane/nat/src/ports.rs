@@ -12,7 +12,7 @@ use erhu_planes::program::PortRange;
 use erhu_planes::tuple::proto;
 use hashbrown::HashTable;
 
-use crate::random::{Hasher, Rng, scale};
+use crate::random::{Hasher, scale};
 
 /// Protocols that have ports or identifiers to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,8 @@ const PIECE: usize = 128;
 const PIECES: usize = 8;
 /// Words of a map.
 const WORDS: usize = PIECE * PIECES;
-/// Tables of counts, by the upper bits of the port, so that none grows in one large step.
-const SHARED_TABLES: usize = 16;
+/// Ports whose counts of users lie together.
+const USERS: usize = 256;
 /// Candidates that are offered to the caller's preference before any other is taken.
 const PREFERENCE_TRIES: u32 = 128;
 /// Ports from a start on that a shared choice looks at.
@@ -97,6 +97,22 @@ pub struct PortWish {
     pub parity: Option<u16>,
     /// Identifiers go upward from this one instead of at random.
     pub upward_from: Option<u16>,
+    /// Random bits that choose where in the range a search for a port alone begins.
+    pub start: u64,
+}
+
+impl PortWish {
+    /// Where the search for a port alone begins.
+    #[inline]
+    pub fn first_tried(&self, attempt: u32) -> u16 {
+        // Further attempts begin elsewhere.
+        let bits = self.start ^ u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let port = nth(self.range, scale(bits, count(self.range)));
+        match self.parity {
+            Some(parity) if port & 1 != parity & 1 && port < self.range.last => port + 1,
+            _ => port,
+        }
+    }
 }
 
 /// A mapping that serves one remote address.
@@ -107,12 +123,6 @@ struct Dependent {
     remote: IpAddr,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Shared {
-    port: u16,
-    users: u32,
-}
-
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct PortMap {
@@ -120,7 +130,8 @@ pub struct PortMap {
     /// By parity: a bit for each word whose ports of that parity are all taken.
     full: [[u64; WORDS / 64]; 2],
     taken: u32,
-    shared: Option<Box<[HashTable<Shared>; SHARED_TABLES]>>,
+    /// Connections that share a port, in pieces made as needed.
+    users: Vec<Option<Box<[u16; USERS]>>>,
     dependent: HashTable<Dependent>,
     resting: VecDeque<(u32, u16)>,
 }
@@ -217,25 +228,18 @@ impl PortMap {
         wish: &PortWish,
         attempt: u32,
         now_tick: u32,
-        rng: &mut Rng,
         preferred: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         self.wake(now_tick, WAKE);
-        let mut chosen = self.find_alone(wish, attempt, rng, &preferred);
+        let mut chosen = self.find_alone(wish, attempt, &preferred);
         if chosen.is_none() && self.wake(now_tick, usize::MAX) {
-            chosen = self.find_alone(wish, attempt, rng, &preferred);
+            chosen = self.find_alone(wish, attempt, &preferred);
         }
         self.set(chosen?, true);
         chosen
     }
 
-    fn find_alone(
-        &self,
-        wish: &PortWish,
-        attempt: u32,
-        rng: &mut Rng,
-        preferred: &impl Fn(u16) -> bool,
-    ) -> Option<u16> {
+    fn find_alone(&self, wish: &PortWish, attempt: u32, preferred: &impl Fn(u16) -> bool) -> Option<u16> {
         if let Some(port) = wish.keep.filter(|p| attempt == 0 && !self.is_taken(*p)) {
             return Some(port);
         }
@@ -243,7 +247,7 @@ impl PortMap {
             let start = nth(ALL_PORTS, u32::from(wanted).wrapping_add(attempt));
             return self.free_from(ALL_PORTS, start, None);
         }
-        let start = nth(wish.range, rng.below(count(wish.range)));
+        let start = wish.first_tried(attempt);
         let mut fallback = None;
         // With the parity first; a preferred port of the other one still comes before one that is not preferred.
         for parity in wish.parity.map(Some).into_iter().chain([None]) {
@@ -285,13 +289,8 @@ impl PortMap {
         if !self.is_taken(port) {
             self.set(port, true);
         }
-        let table = self.shared_table(port);
-        match table.find_mut(shared_hash(port), |s| s.port == port) {
-            Some(shared) => shared.users = shared.users.saturating_add(1),
-            None => {
-                table.insert_unique(shared_hash(port), Shared { port, users: 1 }, |s| shared_hash(s.port));
-            }
-        }
+        let users = self.users_mut(port);
+        *users = users.saturating_add(1);
         chosen
     }
 
@@ -304,7 +303,7 @@ impl PortMap {
         preferred: &impl Fn(u16) -> bool,
     ) -> Option<u16> {
         let usable = |port: u16| {
-            (!self.is_taken(port) || self.users(port) != 0)
+            (!self.is_taken(port) || (1..u16::MAX).contains(&self.users(port)))
                 && remote.is_none_or(|(address, hasher)| self.dependent(port, address, hasher).is_none())
         };
         if let Some(port) = wish.keep.filter(|p| usable(*p)) {
@@ -347,14 +346,18 @@ impl PortMap {
         Some(port)
     }
 
-    fn shared_table(&mut self, port: u16) -> &mut HashTable<Shared> {
-        &mut self.shared.get_or_insert_default()[usize::from(port >> 12)]
+    fn users_mut(&mut self, port: u16) -> &mut u16 {
+        let piece = usize::from(port) / USERS;
+        if self.users.len() <= piece {
+            self.users.resize_with(piece + 1, || None);
+        }
+        &mut self.users[piece].get_or_insert_with(|| Box::new([0; USERS]))[usize::from(port) % USERS]
     }
 
     /// Connections that share a port.
-    fn users(&self, port: u16) -> u32 {
-        let Some(tables) = &self.shared else { return 0 };
-        tables[usize::from(port >> 12)].find(shared_hash(port), |s| s.port == port).map_or(0, |s| s.users)
+    fn users(&self, port: u16) -> u16 {
+        let piece = self.users.get(usize::from(port) / USERS).and_then(Option::as_ref);
+        piece.map_or(0, |piece| piece[usize::from(port) % USERS])
     }
 
     /// Gives back a port that was taken alone. With `rest` it rests until that tick.
@@ -371,16 +374,14 @@ impl PortMap {
 
     /// Gives back one share of a port.
     pub fn give_back_shared(&mut self, port: u16, rest: Option<u32>) {
-        let table = self.shared_table(port);
-        let Ok(mut entry) = table.find_entry(shared_hash(port), |s| s.port == port) else {
-            debug_assert!(false, "port {port} was not shared");
-            return;
-        };
-        if entry.get().users > 1 {
-            entry.get_mut().users -= 1;
-        } else {
-            entry.remove();
-            self.give_back_alone(port, rest);
+        let users = self.users_mut(port);
+        match *users {
+            0 => debug_assert!(false, "port {port} was not shared"),
+            1 => {
+                *users = 0;
+                self.give_back_alone(port, rest);
+            }
+            _ => *users -= 1,
         }
     }
 
@@ -430,16 +431,10 @@ impl PortMap {
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
         let pieces = self.pieces.iter().flatten().count() * size_of::<[u64; PIECE]>();
-        let shared = self.shared.as_ref().map_or(0, |tables| {
-            size_of_val(&**tables) + tables.iter().map(HashTable::allocation_size).sum::<usize>()
-        });
+        let shared = self.users.capacity() * size_of::<Option<Box<[u16; USERS]>>>()
+            + self.users.iter().flatten().count() * size_of::<[u16; USERS]>();
         pieces + shared + self.dependent.allocation_size() + self.resting.capacity() * size_of::<(u32, u16)>()
     }
-}
-
-/// Ports are what the tables' owner chose, not what a stranger did: a plain mix is enough.
-fn shared_hash(port: u16) -> u64 {
-    u64::from(port).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -451,7 +446,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn alone(first: u16, last: u16, parity: Option<u16>) -> PortWish {
-        PortWish { range: PortRange { first, last }, keep: None, parity, upward_from: None }
+        PortWish { range: PortRange { first, last }, keep: None, parity, upward_from: None, start: 0 }
+    }
+
+    /// The same with another start.
+    fn starting(wish: PortWish, rng: &mut Rng) -> PortWish {
+        PortWish { start: rng.next_u64(), ..wish }
     }
 
     proptest! {
@@ -494,17 +494,17 @@ mod tests {
                 asked.set(asked.get() + 1);
                 false
             };
-            assert!(map.take_alone(&alone(1024, 65535, Some(n % 2)), 0, 0, &mut rng, never).is_some());
+            assert!(map.take_alone(&starting(alone(1024, 65535, Some(n % 2)), &mut rng), 0, 0, never).is_some());
             assert!(asked.get() <= 2 * PREFERENCE_TRIES);
         }
-        assert_eq!(map.take_alone(&alone(1024, 65535, None), 0, 0, &mut rng, |_| true), None);
+        assert_eq!(map.take_alone(&alone(1024, 65535, None), 0, 0, |_| true), None);
     }
 
     #[test]
     fn a_preferred_port_is_found_among_few() {
         let (mut map, mut rng) = (PortMap::default(), Rng::new(1));
         for port in (2000..2100).rev().filter(|p| p % 2 == 1) {
-            let got = map.take_alone(&alone(2000, 2099, Some(0)), 0, 0, &mut rng, |p| p == port);
+            let got = map.take_alone(&starting(alone(2000, 2099, Some(0)), &mut rng), 0, 0, |p| p == port);
             assert_eq!(got, Some(port), "though its parity is not the wished one");
         }
     }
@@ -514,7 +514,7 @@ mod tests {
         let (mut map, mut rng) = (PortMap::default(), Rng::new(1));
         for wanted in [u16::MAX, u16::MAX, 0] {
             let wish = PortWish { upward_from: Some(wanted), ..alone(5, 5, None) };
-            assert!(map.take_alone(&wish, 0, 0, &mut rng, |_| true).is_some());
+            assert!(map.take_alone(&starting(wish, &mut rng), 0, 0, |_| true).is_some());
         }
         assert_eq!([u16::MAX, 0, 1].map(|p| map.is_taken(p)), [true; 3]);
         map.give_back_alone(0, None);

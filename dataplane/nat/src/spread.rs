@@ -183,6 +183,8 @@ pub struct Spread {
     /// Its addresses.
     pub addresses: AddressList,
     balance: Mutex<Balance>,
+    /// By place: the reference that the address lately had among external ones, or one that leads nowhere.
+    external: Box<[AtomicU32]>,
     /// Where a search for an address with a free port goes on.
     hint: AtomicU32,
 }
@@ -191,7 +193,8 @@ impl Spread {
     /// No host has an address yet.
     pub fn new(pool: Arc<PoolState>, addresses: AddressList) -> Self {
         let balance = Mutex::new(Balance::new(addresses.len() as usize));
-        Self { pool, addresses, balance, hint: AtomicU32::new(0) }
+        let external = (0..addresses.len()).map(|_| AtomicU32::new(u32::MAX)).collect();
+        Self { pool, addresses, balance, external, hint: AtomicU32::new(0) }
     }
 
     /// Gives a new host the place with the fewest hosts; of equal ones the next in turn.
@@ -209,6 +212,19 @@ impl Spread {
         lock(&self.balance).set(place as usize, |n| n.saturating_sub(1));
     }
 
+    /// What [`Spread::note_external`] noted of a place.
+    #[inline]
+    pub fn external(&self, place: u32) -> u32 {
+        self.external.get(place as usize).map_or(u32::MAX, |external| external.load(Relaxed))
+    }
+
+    /// Notes the reference of the address at a place, which whoever uses it verifies.
+    pub fn note_external(&self, place: u32, reference: u32) {
+        if let Some(external) = self.external.get(place as usize) {
+            external.store(reference, Relaxed);
+        }
+    }
+
     /// Places to try when a host's own has no port left, at most `most`; each call goes on where the last one ended.
     pub fn further(&self, most: u32) -> impl Iterator<Item = u32> + '_ {
         let start = self.hint.load(Relaxed);
@@ -222,7 +238,8 @@ impl Spread {
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.addresses.bytes() + lock(&self.balance).tree.capacity() * size_of::<u32>()
+        let words = lock(&self.balance).tree.capacity() + self.external.len();
+        size_of::<Self>() + self.addresses.bytes() + words * size_of::<u32>()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Decisions that are made once per direction of a connection: route and forward rules.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use erhu_planes::DropReason;
@@ -11,6 +12,8 @@ use erhu_rules::{Facts, Verdict};
 use erhu_table::Entry;
 
 use crate::buffer::Buffers;
+use crate::neighbour::{Adjacencies, Hops};
+use crate::policy::{Interface, Policy};
 use crate::worker::Worker;
 
 /// In place of an adjacency: packets go to the router itself.
@@ -83,6 +86,34 @@ pub(crate) const fn refusal(verdict: &Verdict) -> Option<(DropReason, Option<Rej
     }
 }
 
+/// Where a route leads out, in the zone that packets must leave in; or what becomes of them otherwise.
+fn way<'p>(policy: &'p Policy, found: &Found, leaves_in: u16) -> Result<(&'p Interface, IpAddr), Judged> {
+    let refuse = |reason, reject| Err(Judged::Refuse { reason, reject, packet_kind: true });
+    match *found {
+        Found::Via { interface, next_hop } => match policy.interface_at(interface) {
+            Some(interface) if interface.zone == leaves_in => Ok((interface, next_hop)),
+            _ => refuse(DropReason::NoRoute, None),
+        },
+        Found::Local { .. } => Err(Judged::Local),
+        Found::Blackhole => refuse(DropReason::Blackhole, None),
+        Found::Broadcast { .. } => refuse(DropReason::Unsupported, None),
+        Found::None => refuse(DropReason::NoRoute, Some(RejectKind::Net)),
+    }
+}
+
+fn leave_by(
+    hops: &mut Hops,
+    adjacencies: &Adjacencies,
+    interface: &Interface,
+    hop: IpAddr,
+    packet_kind: bool,
+) -> Judged {
+    match hops.find_or_add(adjacencies, interface, hop) {
+        Some(adjacency) => Judged::Forward { adjacency, egress: interface.slot, packet_kind },
+        None => Judged::Refuse { reason: DropReason::NoNeighbour, reject: None, packet_kind: true },
+    }
+}
+
 impl<P: Buffers> Worker<P> {
     /// One direction of a connection as the forward hook sees its packets: addresses and ports after destination
     /// translation and before source translation.
@@ -120,32 +151,29 @@ impl<P: Buffers> Worker<P> {
 
     /// Routes a direction and asks the forward rules.
     pub(crate) fn judge(&mut self, leg: &mut Leg) -> Judged {
-        let policy = self.policy();
-        let refuse = |reason, reject| Judged::Refuse { reason, reject, packet_kind: true };
-        let (interface, hop) = match policy.routes.lookup(leg.route_zone, leg.facts.dst, leg.flow) {
-            Found::Via { interface, next_hop } => match policy.interface_at(interface) {
-                Some(interface) => (interface, next_hop),
-                None => return refuse(DropReason::NoRoute, None),
-            },
-            Found::Local { .. } => return Judged::Local,
-            Found::Blackhole => return refuse(DropReason::Blackhole, None),
-            Found::Broadcast { .. } => return refuse(DropReason::Unsupported, None),
-            Found::None => return refuse(DropReason::NoRoute, Some(RejectKind::Net)),
-        };
-        if interface.zone != leg.leaves_in {
-            return refuse(DropReason::NoRoute, None);
+        let policy = &*self.policy;
+        let found = policy.routes.lookup(leg.route_zone, leg.facts.dst, leg.flow);
+        if policy.rules.accepts_all(Hook::Forward, leg.facts.state) {
+            return self.take(&found, leg.leaves_in);
         }
+        let (interface, hop) = match way(policy, &found, leg.leaves_in) {
+            Ok(way) => way,
+            Err(judged) => return judged,
+        };
         leg.facts.egress = Some(interface.index);
         leg.facts.egress_zone = Some(interface.zone);
         let (verdict, effects) = self.run_hook(Hook::Forward, &leg.facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             return Judged::Refuse { reason, reject, packet_kind: effects.packet_kind };
         }
-        match self.shared.adjacencies.find_or_add(interface, hop) {
-            Some(adjacency) => {
-                Judged::Forward { adjacency, egress: interface.slot, packet_kind: effects.packet_kind }
-            }
-            None => refuse(DropReason::NoNeighbour, None),
+        leave_by(&mut self.hops, &self.shared.adjacencies, interface, hop, effects.packet_kind)
+    }
+
+    /// What becomes of packets that are routed there and that the rules accept. They must leave in a zone.
+    pub(crate) fn take(&mut self, found: &Found, leaves_in: u16) -> Judged {
+        match way(&self.policy, found, leaves_in) {
+            Ok((interface, hop)) => leave_by(&mut self.hops, &self.shared.adjacencies, interface, hop, false),
+            Err(judged) => judged,
         }
     }
 
@@ -162,8 +190,9 @@ impl<P: Buffers> Worker<P> {
                 if *packet_kind {
                     bits |= flags::PER_PACKET;
                 }
-                bits |= flags::HOLDS_ADJACENCY;
-                self.shared.adjacencies.get(*adjacency).hold();
+                if self.shared.adjacencies.get(*adjacency).hold() {
+                    bits |= flags::HOLDS_ADJACENCY;
+                }
                 *adjacency
             }
             Judged::Local => {

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod ahead;
 mod buffer;
 mod control;
 mod fast;

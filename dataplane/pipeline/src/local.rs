@@ -107,6 +107,7 @@ impl<P: Buffers> Worker<P> {
             egress: None,
             target: Judged::Local,
             mark: effects.mark,
+            back: None,
         };
         match self.confirm(buffer, &opening) {
             Ok(line) => {
@@ -216,7 +217,7 @@ impl<P: Buffers> Worker<P> {
         facts.egress_zone = Some(egress.zone);
         facts.zone = Some(zone);
         let (verdict, _) = self.run_hook(Hook::Output, facts);
-        let adjacency = self.shared.adjacencies.find_or_add(egress, next_hop)?;
+        let adjacency = self.adjacency(egress, next_hop)?;
         Some((adjacency, refusal(&verdict).map_or(Ok(()), |(reason, _)| Err(reason))))
     }
 

@@ -35,6 +35,8 @@ pub const WAITING_PER_NEIGHBOUR: u32 = 64;
 
 const RESOLVED: u64 = 1 << 48;
 const STATIC: u64 = 1 << 49;
+/// Its interface went with the last policy: workers that have not adopted it yet may still use the number.
+const GONE: u64 = 1 << 50;
 const MAC: u64 = (1 << 48) - 1;
 
 /// Packs a MAC address, first octet lowest.
@@ -59,7 +61,7 @@ pub struct Adjacency {
     source: AtomicU64,
     /// Interface slot (16), MTU (16), VLAN (16, 0 for none).
     egress: AtomicU64,
-    /// Connections that hold the number.
+    /// Connections that hold the number. Those that found it resolved do not: what is resolved is not given away.
     references: AtomicU32,
     /// Packets that wait, over all workers.
     waiting: AtomicU32,
@@ -185,9 +187,14 @@ impl Adjacency {
         (self.egress.load(Ordering::Relaxed) & 0xffff) as u16
     }
 
-    /// A connection holds the number from now on.
-    pub fn hold(&self) {
-        self.references.fetch_add(1, Ordering::Relaxed);
+    /// A connection uses the number from now on. `true` if it counts among those that hold it, and has to let it go:
+    /// while the next hop is not known. Known ones need no count, and so openings write no line of other workers.
+    pub fn hold(&self) -> bool {
+        let counts = self.state.load(Ordering::Relaxed) & RESOLVED == 0;
+        if counts {
+            self.references.fetch_add(1, Ordering::Relaxed);
+        }
+        counts
     }
 
     /// … and no longer.
@@ -265,6 +272,51 @@ pub struct Adjacencies {
     /// What numbers lead to that were never given.
     nowhere: Adjacency,
     book: Mutex<Book>,
+    /// Times that a number came to lead to another next hop, or to none.
+    moves: AtomicU32,
+}
+
+/// Next hops that one worker asked for lately, so that it needs no lock for them.
+#[derive(Debug)]
+pub(crate) struct Hops {
+    known: Box<[Option<(u16, IpAddr, u32)>; HOPS]>,
+    /// [`Adjacencies::moves`] as of the oldest of them.
+    moves: u32,
+}
+
+/// Next hops that a worker remembers.
+const HOPS: usize = 1024;
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self { known: Box::new([None; HOPS]), moves: 0 }
+    }
+}
+
+impl Hops {
+    /// As [`Adjacencies::find_or_add`].
+    #[inline]
+    pub fn find_or_add(&mut self, all: &Adjacencies, interface: &Interface, hop: IpAddr) -> Option<u32> {
+        // Acquire; pairs with the Release in `recycle`.
+        let moves = all.moves.load(Ordering::Acquire);
+        if moves != self.moves {
+            self.known.fill(None);
+            self.moves = moves;
+        }
+        let low = match hop {
+            IpAddr::V4(hop) => u32::from(hop) as usize,
+            IpAddr::V6(hop) => usize::from(hop.segments()[7]),
+        };
+        let place = (low ^ usize::from(interface.slot) << 5) % HOPS;
+        match self.known[place] {
+            Some((slot, known, number)) if slot == interface.slot && known == hop => Some(number),
+            _ => {
+                let number = all.find_or_add(interface, hop)?;
+                self.known[place] = Some((interface.slot, hop, number));
+                Some(number)
+            }
+        }
+    }
 }
 
 /// A neighbour for display.
@@ -294,7 +346,7 @@ impl Adjacencies {
     /// Room for that many.
     pub fn new(capacity: usize) -> Self {
         let lines = (0..capacity).map(|_| Adjacency::default()).collect();
-        Self { lines, nowhere: Adjacency::default(), book: Mutex::default() }
+        Self { lines, nowhere: Adjacency::default(), book: Mutex::default(), moves: AtomicU32::new(0) }
     }
 
     /// The adjacency of a number; numbers that were never given lead to an empty one.
@@ -349,7 +401,7 @@ impl Adjacencies {
             let line = &self.lines[number];
             let idle = line.references.load(Ordering::Relaxed) == 0
                 && line.waiting.load(Ordering::Relaxed) == 0
-                && line.state.load(Ordering::Relaxed) & RESOLVED == 0
+                && line.state.load(Ordering::Relaxed) & (RESOLVED | GONE) == 0
                 && book.numbers.get(&key).is_some_and(|n| *n as usize == number);
             if idle && slot.is_none_or(|s| s == key.0) {
                 book.numbers.remove(&key);
@@ -358,6 +410,8 @@ impl Adjacencies {
                         *count = count.saturating_sub(1);
                     }
                 }
+                // Release; pairs with the Acquire in `Hops`.
+                self.moves.fetch_add(1, Ordering::Release);
                 return Some(number);
             }
         }
@@ -413,12 +467,15 @@ impl Adjacencies {
                         line.set_interface(interface);
                         // A static entry that the new policy keeps is set again below.
                         let state = line.state.load(Ordering::Relaxed);
-                        if state & STATIC != 0 {
-                            line.state.store(state & !STATIC, Ordering::Relaxed);
+                        if state & (STATIC | GONE) != 0 {
+                            line.state.store(state & !(STATIC | GONE), Ordering::Relaxed);
                         }
                     }
                     None => {
-                        if line.state.swap(0, Ordering::Relaxed) & RESOLVED != 0 {
+                        // One policy later no worker uses the number any more, and it may be given away.
+                        let was_resolved = line.state.load(Ordering::Relaxed) & RESOLVED != 0;
+                        line.state.store(if was_resolved { GONE } else { 0 }, Ordering::Relaxed);
+                        if was_resolved {
                             *book.unresolved.entry(key.0).or_default() += 1;
                         }
                     }

@@ -46,6 +46,8 @@ pub(crate) struct Opening<'p> {
     pub target: Judged,
     /// Packet mark at the end of its way through the rules.
     pub mark: u32,
+    /// The way to where it came from, if all flows take the same.
+    pub back: Option<Found>,
 }
 
 /// Tick at which a connection ends if nothing refreshes it: one more than the sum, for it was seen some time after its
@@ -67,7 +69,8 @@ impl<P: Buffers> Worker<P> {
             return Some(self.invalid(buffer, meta));
         }
         let (src, dst) = meta.addresses();
-        if matches!(policy.routes.lookup(meta.zone, src, 0), Found::Broadcast { .. }) {
+        let (back, is_only_way) = policy.routes.lookup_all(meta.zone, src, 0);
+        if matches!(back, Found::Broadcast { .. }) {
             return Some(Fate::Drop(DropReason::Unsupported));
         }
         if policy.pools.owner(meta.zone, dst).is_some() {
@@ -118,15 +121,16 @@ impl<P: Buffers> Worker<P> {
             Ok(found) => found,
             Err(reason) => return Some(Fate::Drop(reason)),
         };
-        let Some(adjacency) = self.shared.adjacencies.find_or_add(egress, hop) else {
+        let Some(adjacency) = self.adjacency(egress, hop) else {
             return Some(Fate::Drop(DropReason::NoNeighbour));
         };
         let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind };
-        let opening = Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark };
+        let back = is_only_way.then_some(back);
+        let opening =
+            Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark, back };
         match self.confirm(buffer, &opening) {
             Ok(entry_line) => {
-                let shared = self.shared();
-                let entry = shared.table.entry_at(entry_line)?;
+                let entry = self.shared.table.entry_at(entry_line)?;
                 crate::fast::rewrite(buffer, &meta.parsed, entry.hot4(0));
                 Some(Fate::Send { adjacency })
             }
@@ -202,12 +206,12 @@ impl<P: Buffers> Worker<P> {
         }
         let class = if original.proto == proto::TCP { Class::Tcp4 } else { Class::Udp4 };
         let Some(slot) = self.own.alloc(table, class) else {
-            table.release_admission();
+            self.give_place_back();
             return Err(Some(DropReason::TableFull));
         };
         if let Err(reason) = self.book(original.zone, opening.reply_zone) {
             self.own.discard(table, slot);
-            table.release_admission();
+            self.give_place_back();
             return Err(Some(reason));
         }
         let mut attempt = 0;
@@ -222,7 +226,8 @@ impl<P: Buffers> Worker<P> {
                 break Err(Some(DropReason::Clash));
             }
             self.write_identity(slot.entry(table), key, reply_key, opening, lease.as_ref());
-            match table.insert(&slot, &Key::V4(key), &Key::V4(reply_key)) {
+            let reply_hash = table.hash4(&reply_key);
+            match table.insert_hashed(&slot, (opening.meta.hash, &Key::V4(key)), (reply_hash, &Key::V4(reply_key))) {
                 Ok(()) => break Ok((reply, lease)),
                 Err(taken) => {
                     self.give_back(lease.as_ref());
@@ -249,7 +254,7 @@ impl<P: Buffers> Worker<P> {
             Err(reason) => {
                 self.unbook(original.zone, opening.reply_zone);
                 self.own.discard(table, slot);
-                table.release_admission();
+                self.give_place_back();
                 Err(reason)
             }
         }
@@ -268,9 +273,8 @@ impl<P: Buffers> Worker<P> {
         original: &Tuple,
         attempt: u32,
     ) -> Result<(Tuple, Option<Lease>), DropReason> {
-        let plain = original.reversed().ok_or(DropReason::Invalid)?;
-        let plain = Tuple { zone: opening.reply_zone, ..plain };
-        let policy = self.policy();
+        let plain = translated_reply(original, opening.reply_zone, None).ok_or(DropReason::Invalid)?;
+        let policy = &*self.policy;
         let (target, ports, random) = match &opening.translation {
             Translation::None if attempt == 0 => return Ok((plain, None)),
             Translation::None if opening.egress.is_none() => return Err(DropReason::Clash),
@@ -289,12 +293,8 @@ impl<P: Buffers> Worker<P> {
         let is_none = matches!(opening.translation, Translation::None);
         match self.shared.nat.choose(&wish, attempt, &mut self.rng, |_, _| true) {
             Ok(lease) => {
-                let (address, port) = (lease.address, lease.port);
-                let reply = if original.is_icmp() {
-                    Tuple { dst: address, sport: port, ..plain }
-                } else {
-                    Tuple { dst: address, dport: port, ..plain }
-                };
+                let external = Some((lease.address, lease.port));
+                let reply = translated_reply(original, zone, external).ok_or(DropReason::Invalid)?;
                 Ok((reply, Some(lease)))
             }
             Err(Exhausted::Clash) => Err(DropReason::Clash),
@@ -353,13 +353,12 @@ impl<P: Buffers> Worker<P> {
         cold.stream_from.store(now.tick + 2 * TICKS_PER_SECOND, relaxed);
         self.start_tracking(buffer, opening.meta, entry);
         crate::fast::count(entry.hot4(0), now.tick, opening.meta.parsed.length);
-        self.decide_both(entry, opening.target);
+        self.decide_both(entry, opening.target, opening.back);
         let id = self.own.next_id(&self.shared.table);
         // Release; pairs with the Acquire of readers: from here on the entry is visible to them.
         cold.id.store(id, Ordering::Release);
-        let shared = self.shared();
         if let Some(wheel) = self.wheel.as_mut() {
-            wheel.arm(&shared.table, entry, deadline(entry));
+            wheel.arm(&self.shared.table, entry, deadline(entry));
         }
         self.count_in_zones(original.zone, reply.zone, |block| &block.created);
         self.tally.created();
@@ -367,23 +366,35 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Decides both directions, `first` being the decision for a new packet of the original one. That holds until an
-    /// answer is seen; where it would be another one then, packets are judged one by one.
-    fn decide_both(&mut self, entry: Entry<'_>, first: Judged) {
+    /// answer is seen; where it would be another one then, packets are judged one by one. `back`: the way of answers, if
+    /// that is known.
+    fn decide_both(&mut self, entry: Entry<'_>, first: Judged, back: Option<Found>) {
         if first == Judged::Local {
             self.store_decision(entry, 0, &Judged::Local);
             return self.store_decision(entry, 1, &Judged::Local);
         }
-        let [mut original, mut reply] =
-            [self.leg(entry, 0, states::ESTABLISHED), self.leg(entry, 1, states::ESTABLISHED)];
-        let later = self.judge(&mut original);
         let settled = match first {
             Judged::Forward { adjacency, egress, packet_kind } => {
-                Judged::Forward { adjacency, egress, packet_kind: packet_kind || later != first }
+                // It takes the same way whatever its state. Where the rules accept every established packet, there is
+                // nothing to ask them.
+                let is_steady = self.policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED) || {
+                    let mut original = self.leg(entry, 0, states::ESTABLISHED);
+                    self.judge(&mut original) == first
+                };
+                Judged::Forward { adjacency, egress, packet_kind: packet_kind || !is_steady }
             }
             other => other,
         };
         self.store_decision(entry, 0, &settled);
-        let reply = self.judge(&mut reply);
+        let reply = match back {
+            Some(back) if self.policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED) => {
+                self.take(&back, entry.hot4(0).key_zone())
+            }
+            _ => {
+                let mut reply = self.leg(entry, 1, states::ESTABLISHED);
+                self.judge(&mut reply)
+            }
+        };
         self.store_decision(entry, 1, &reply);
     }
 
@@ -427,7 +438,7 @@ impl<P: Buffers> Worker<P> {
         }
         entry.hot4(1).interface.store(egress.slot, relaxed);
         entry.cold().egress.store(egress.slot, relaxed);
-        self.decide_both(entry, decision);
+        self.decide_both(entry, decision, None);
         true
     }
 
@@ -437,7 +448,7 @@ impl<P: Buffers> Worker<P> {
         if refusal(&verdict).is_some() || !self.policy.routes.is_local(zone, facts.dst) {
             return false;
         }
-        self.decide_both(entry, Judged::Local);
+        self.decide_both(entry, Judged::Local, None);
         true
     }
 
@@ -478,7 +489,7 @@ impl<P: Buffers> Worker<P> {
         self.count_in_zones(original.zone, reply.zone, |block| &block.ended);
         self.tally.ended();
         self.own.retire(&shared.table, entry);
-        shared.table.release_admission();
+        self.give_place_back();
     }
 
     /// Writes an event if anybody wants such.
@@ -507,6 +518,17 @@ impl<P: Buffers> Worker<P> {
         };
         self.shared.events.write(self.index, &event);
     }
+}
+
+/// The reply tuple of a connection in a zone, with its source translated to an external address and port. `None` if no
+/// answers can be told from its packets.
+pub(crate) fn translated_reply(original: &Tuple, zone: u16, external: Option<(IpAddr, u16)>) -> Option<Tuple> {
+    let plain = Tuple { zone, ..original.reversed()? };
+    Some(match external {
+        None => plain,
+        Some((address, id)) if original.is_icmp() => Tuple { dst: address, sport: id, ..plain },
+        Some((address, port)) => Tuple { dst: address, dport: port, ..plain },
+    })
 }
 
 /// Whether a connection's translation is one that the rules would give.

@@ -178,6 +178,14 @@ impl Registry {
     }
 }
 
+/// Sets a value in an array by id, which grows as needed.
+fn set(by_id: &mut Vec<u16>, id: u16, value: u16) {
+    if by_id.len() <= usize::from(id) {
+        by_id.resize(usize::from(id) + 1, NO_SLOT);
+    }
+    by_id[usize::from(id)] = value;
+}
+
 /// The registries of everything that keeps its number over reloads.
 #[derive(Debug, Default)]
 pub struct Registries {
@@ -233,9 +241,12 @@ pub struct Policy {
     /// By port: whether raw rules may touch packets of any interface of it.
     raw_ports: Vec<bool>,
     zones: Vec<ZoneFacts>,
-    zone_at: HashMap<u16, u16>,
+    /// What a zone is that nobody declared: without options, counted with `main`.
+    undeclared: ZoneFacts,
+    /// Positions in `zones` by id, as far as the largest; [`NO_SLOT`] for none.
+    zone_at: Vec<u16>,
     /// Numbers in statistics by zone id, of all generations: connections may outlive the declaration of their zone.
-    zone_slots: HashMap<u16, u16>,
+    zone_slots: Vec<u16>,
     /// Stable numbers of named counters, by index in the program.
     pub counter_slots: Vec<u16>,
     /// Sum of the zones' reserves.
@@ -296,13 +307,14 @@ impl Policy {
             });
         }
         let mut zones = Vec::new();
-        let mut zone_at = HashMap::new();
+        let mut zone_at = Vec::new();
         for zone in &program.zones {
             let slot = registries
                 .zones
                 .slot_of_tag(&zone.name, zone.id, MAX_ZONES)
                 .ok_or_else(|| too_many("zones", MAX_ZONES))?;
-            zone_at.insert(zone.id, u16::try_from(zones.len()).map_err(|_| too_many("zones", MAX_ZONES))?);
+            let at = u16::try_from(zones.len()).map_err(|_| too_many("zones", MAX_ZONES))?;
+            set(&mut zone_at, zone.id, at);
             zones.push(ZoneFacts {
                 id: zone.id,
                 slot,
@@ -313,7 +325,10 @@ impl Policy {
                 timeout: zone.timeout,
             });
         }
-        let zone_slots = (0_u16..).zip(registries.zones.names()).map(|(slot, (_, id))| (*id, slot)).collect();
+        let mut zone_slots = Vec::new();
+        for (slot, (_, id)) in (0_u16..).zip(registries.zones.names()) {
+            set(&mut zone_slots, *id, slot);
+        }
         let counters = program.counters.iter().map(|name| {
             registries.counters.slot(name, 0, MAX_NAMED).ok_or_else(|| too_many("named counters", MAX_NAMED))
         });
@@ -325,6 +340,15 @@ impl Policy {
             timeouts: Timeouts::compile_all(&program),
             counter_slots,
             has_reserves: zones.iter().any(|z| z.reserve > 0),
+            undeclared: ZoneFacts {
+                id: 0,
+                slot: zones.first().map_or(0, |main| main.slot),
+                limit: None,
+                reserve: 0,
+                rate: None,
+                tracking: Tracking::Loose,
+                timeout: 0,
+            },
             rules,
             interfaces,
             slot_of_index,
@@ -358,13 +382,14 @@ impl Policy {
     /// A zone's facts; a zone that nobody declared has those of an empty declaration.
     #[inline]
     pub fn zone(&self, id: u16) -> &ZoneFacts {
-        let at = if id == 0 { 0 } else { self.zone_at.get(&id).copied().unwrap_or(0) };
-        &self.zones[usize::from(at)]
+        let at = self.zone_at.get(usize::from(id)).copied().unwrap_or(NO_SLOT);
+        self.zones.get(usize::from(at)).unwrap_or(&self.undeclared)
     }
 
     /// A zone's number in statistics, declared now or once.
     pub fn zone_slot(&self, id: u16) -> u16 {
-        self.zone_slots.get(&id).copied().unwrap_or(self.zones[0].slot)
+        let slot = self.zone_slots.get(usize::from(id)).copied().unwrap_or(NO_SLOT);
+        if slot == NO_SLOT { self.undeclared.slot } else { slot }
     }
 
     /// All zones.

@@ -242,7 +242,7 @@ impl<P: Buffers> Worker<P> {
             }
         }
         rewrite::forward(buffer.frame_mut(), &meta.parsed, meta.parsed.addresses);
-        match self.shared.adjacencies.find_or_add(interface, hop) {
+        match self.adjacency(interface, hop) {
             Some(adjacency) => Fate::Send { adjacency },
             None => Fate::Drop(DropReason::NoNeighbour),
         }

@@ -70,9 +70,7 @@ impl<P: Buffers> Worker<P> {
         adjacency: u32,
         origin: Option<(u16, u16, Key4)>,
     ) {
-        let shared = self.shared();
-        let line = shared.adjacencies.get(adjacency);
-        let egress = line.egress();
+        let egress = self.shared.adjacencies.get(adjacency).egress();
         let others_wait = self.waiting.groups.iter().any(|g| g.adjacency == adjacency);
         if let Some(destination) = egress.destination {
             if others_wait {
@@ -86,6 +84,8 @@ impl<P: Buffers> Worker<P> {
             }
             return;
         }
+        let shared = self.shared();
+        let line = shared.adjacencies.get(adjacency);
         if self.waiting.total >= PER_WORKER || !line.start_waiting() {
             return self.count_origin_drop(origin, DropReason::NoNeighbour);
         }

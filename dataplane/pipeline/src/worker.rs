@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use erhu_nat::Rng;
+use erhu_nat::{Ahead, Rng};
 use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
 use erhu_planes::protocol::Counted;
@@ -15,10 +15,12 @@ use erhu_rules::{Effects, Facts, Verdict};
 use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
 use erhu_wire::{Kind, Odd, Parsed, Verify, ethernet};
 
+use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::{Usual, forward};
 use crate::judge::Outcome;
-use crate::policy::{Arrival, Arrivals, NO_SLOT, Policy};
+use crate::neighbour::Hops;
+use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, JobKind, Shared};
 use crate::tally::{Run, Tally};
 use crate::waiting::Waiting;
@@ -198,6 +200,11 @@ impl Meta {
         self.key.tuple()
     }
 
+    /// Its tuple was looked up, and no connection seems to have it.
+    pub(crate) fn seems_new(&self) -> bool {
+        self.way == Way::LookUp && self.candidate.is_none()
+    }
+
     /// The frame carries a sound transport header, or an ICMP message.
     fn has_transport(&self) -> bool {
         matches!(self.parsed.kind, Kind::Fast | Kind::Ipv4Odd(Odd::Options | Odd::IcmpError | Odd::IcmpOther))
@@ -245,15 +252,19 @@ fn find_candidates(table: &Table, metas: &mut [Meta]) -> bool {
     missing
 }
 
-/// The same for those that found their home bucket full: at capacity one connection in 25.
+/// The same for those that found their home bucket full: at capacity one connection in 25. Returns how many packets
+/// seem to be the first of a connection.
 #[inline(never)]
-fn find_displaced(table: &Table, metas: &mut [Meta]) {
-    for meta in metas.iter_mut().filter(|meta| meta.way == Way::LookUp && meta.candidate.is_none()) {
+fn find_displaced(table: &Table, metas: &mut [Meta]) -> usize {
+    let mut first = 0;
+    for meta in metas.iter_mut().filter(|meta| meta.seems_new()) {
         meta.candidate = table.displaced_candidate(meta.hash);
-        if let Some(reference) = meta.candidate {
-            meta.prefetch(table, reference);
+        match meta.candidate {
+            Some(reference) => meta.prefetch(table, reference),
+            None => first += 1,
         }
     }
+    first
 }
 
 /// What becomes of a packet.
@@ -272,6 +283,7 @@ pub(crate) enum Fate {
 }
 
 /// A worker's own handle of something shared: counting who holds it during a call writes no line of other workers.
+/// Counting is two locked instructions all the same, which the way of first packets avoids where it can.
 #[derive(Debug)]
 pub(crate) struct Own<T>(Arc<T>);
 
@@ -296,9 +308,12 @@ pub struct Worker<P: Buffers> {
     pub(crate) rng: Rng,
     pub(crate) tally: Tally,
     pub(crate) waiting: Waiting<P::Buffer>,
+    pub(crate) hops: Hops,
+    pub(crate) pending: Pending,
     pub(crate) clock: Now,
     outboxes: Vec<Vec<P::Buffer>>,
     metas: Vec<Meta>,
+    pub(crate) openings: Vec<(Tuple, Ahead)>,
     scratch: Vec<P::Buffer>,
     handing: Vec<Batch<P::Buffer>>,
     spare: Vec<Batch<P::Buffer>>,
@@ -327,9 +342,12 @@ impl<P: Buffers> Worker<P> {
             rng: Rng::new(seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             tally: Tally::new(ports),
             waiting: Waiting::default(),
+            hops: Hops::default(),
+            pending: Pending::default(),
             clock: Now::new(0, 0),
             outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
             metas: Vec::with_capacity(BURST),
+            openings: Vec::with_capacity(BURST),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
             spare: Vec::new(),
@@ -348,6 +366,12 @@ impl<P: Buffers> Worker<P> {
     /// What is shared, to hold during a call.
     pub(crate) fn shared(&self) -> Arc<Own<Shared<P::Buffer>>> {
         self.own_shared.clone()
+    }
+
+    /// The number for a next hop on an interface; `None` when there is no room for another unresolved one.
+    #[inline]
+    pub(crate) fn adjacency(&mut self, interface: &Interface, hop: IpAddr) -> Option<u32> {
+        self.hops.find_or_add(&self.shared.adjacencies, interface, hop)
     }
 
     /// This worker's number.
@@ -379,6 +403,7 @@ impl<P: Buffers> Worker<P> {
         }
         self.decide(burst, places);
         self.metas = metas;
+        self.settle_accounts();
     }
 
     /// The first look at a burst: what the frames are, which interface they came in by, where their connections may be.
@@ -414,8 +439,9 @@ impl<P: Buffers> Worker<P> {
         let (own, policy) = (self.shared(), self.policy());
         let shared: &Shared<P::Buffer> = &own;
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
-        if find_candidates(&shared.table, metas) {
-            find_displaced(&shared.table, metas);
+        // One first packet alone would wait for the same lines in the same order.
+        if find_candidates(&shared.table, metas) && find_displaced(&shared.table, metas) > 1 {
+            self.look_ahead(metas);
         }
         for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
             match meta.candidate {
@@ -507,7 +533,7 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Runs a hook's rules and counts what they count. Facts of 0 bytes are of no packet, and nothing is counted.
-    pub(crate) fn run_hook(&mut self, hook: Hook, facts: &Facts) -> (Verdict, Effects) {
+    pub(crate) fn run_hook(&self, hook: Hook, facts: &Facts) -> (Verdict, Effects) {
         let mut effects = Effects { mark: facts.mark, ..Effects::default() };
         let (stats, index, slots) = (&self.shared.stats, self.index, &self.policy.counter_slots);
         let verdict = self.policy.rules.run(hook, facts, &mut effects, &mut |counter| {
@@ -620,6 +646,7 @@ impl<P: Buffers> Worker<P> {
                     burst.push(handed.buffer);
                 }
                 self.decide(&mut burst, &mut metas);
+                self.settle_accounts();
                 (self.metas, self.scratch) = (metas, burst);
                 if self.spare.len() < self.handing.len() {
                     self.spare.push(batch);
@@ -642,6 +669,7 @@ impl<P: Buffers> Worker<P> {
         let timers_done = self.run_timers(now.tick);
         self.serve_waiting();
         let jobs_done = self.run_jobs();
+        self.settle_accounts();
         self.own.quiesce(&self.shared.table);
         if now.tick != self.published_tick {
             self.published_tick = now.tick;

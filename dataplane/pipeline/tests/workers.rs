@@ -102,9 +102,10 @@ fn both_directions_first_at_once_on_two_workers_make_one_connection_and_lose_not
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..2)
         .map(|side: usize| {
-            let mut worker = Worker::new(shared.clone(), side, policy.clone(), Heap, 5);
+            let (shared, policy) = (shared.clone(), policy.clone());
             let (turn, finished, stop) = (turn.clone(), finished.clone(), stop.clone());
             std::thread::spawn(move || {
+                let mut worker = Worker::new(shared, side, policy, Heap, 5);
                 let now = Now::new(1_000_000_000, 0);
                 let mut sent: [Vec<HeapBuffer>; 2] = Default::default();
                 let mut collect = |worker: &mut Worker<Heap>| {

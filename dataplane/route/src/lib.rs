@@ -115,25 +115,37 @@ impl Routes {
     ///
     /// `flow` spreads flows over equal routes: any number that is the same for all packets of a flow and whose high
     /// bits are even over flows. An unknown zone has no routes.
-    pub fn lookup(&self, mut zone: u16, dst: IpAddr, flow: u32) -> Found {
+    #[inline]
+    pub fn lookup(&self, zone: u16, dst: IpAddr, flow: u32) -> Found {
+        self.lookup_all(zone, dst, flow).0
+    }
+
+    /// As [`Routes::lookup`]; also whether every flow takes this way.
+    pub fn lookup_all(&self, mut zone: u16, dst: IpAddr, flow: u32) -> (Found, bool) {
+        let mut every = true;
         for _ in 0..=MAX_LEAKS {
             let group = match dst {
                 IpAddr::V4(dst) => self.v4.find(zone, dst.into(), Some),
                 IpAddr::V6(dst) => self.v6.find(zone, dst.into(), Some),
             };
-            match group.and_then(|group| self.share(group, flow)) {
-                Some(Target::Local(interface)) => return Found::Local { zone, interface },
-                Some(Target::Broadcast(interface)) => return Found::Broadcast { interface },
+            every &= group.is_none_or(|group| group.range().len() == 1);
+            let found = match group.and_then(|group| self.share(group, flow)) {
+                Some(Target::Local(interface)) => Found::Local { zone, interface },
+                Some(Target::Broadcast(interface)) => Found::Broadcast { interface },
                 Some(Target::Connected(interface) | Target::Interface(interface)) => {
-                    return Found::Via { interface, next_hop: dst };
+                    Found::Via { interface, next_hop: dst }
                 }
-                Some(Target::Via { interface, next_hop }) => return Found::Via { interface, next_hop },
-                Some(Target::Blackhole) => return Found::Blackhole,
-                Some(Target::Zone(next)) => zone = next,
-                None => return Found::None,
-            }
+                Some(Target::Via { interface, next_hop }) => Found::Via { interface, next_hop },
+                Some(Target::Blackhole) => Found::Blackhole,
+                Some(Target::Zone(next)) => {
+                    zone = next;
+                    continue;
+                }
+                None => Found::None,
+            };
+            return (found, every);
         }
-        Found::None
+        (Found::None, every)
     }
 
     /// Whether an address is an own one of an interface of the zone (id). Leaks are not followed.

@@ -117,23 +117,24 @@ pub(crate) struct Store {
 
 impl Store {
     /// Whether the rule's matches hold.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn matches(&self, rule: &Compiled, keys: &Keys) -> bool {
         let count = usize::from(rule.check_count);
-        let near = rule.checks.iter().take(count).all(|check| self.holds(check, keys));
+        // Most rules that do not match fail at their first check, a range or a state.
+        let near = rule.checks.iter().take(count).all(|check| match *check {
+            Check::Range { field, first, last } => keys.is_between(field, first, last),
+            Check::State { bits, negated } => (keys.state & bits != 0) != negated,
+            _ => self.holds(check, keys),
+        });
         near && (count <= NEAR || {
             let more = self.checks.iter().skip(rule.more_checks as usize).take(count - NEAR);
             more.into_iter().all(|check| self.holds(check, keys))
         })
     }
 
-    #[inline]
     fn holds(&self, check: &Check, keys: &Keys) -> bool {
         match *check {
-            Check::Range { field, first, last } => {
-                let key = keys.get(field);
-                first <= key && key <= last && (!field.is_address() || keys.wide(field).is_none())
-            }
+            Check::Range { field, first, last } => keys.is_between(field, first, last),
             Check::Ranges { field, ranges } => contains(ranges.of(&self.ranges), keys.get(field)),
             Check::Address { field, item } => {
                 self.addresses.get(item as usize).is_some_and(|addresses| match keys.wide(field) {
@@ -147,6 +148,26 @@ impl Store {
                 values.of(&self.marks).iter().any(|&(value, mask)| mark & mask == value) != negated
             }
         }
+    }
+
+    /// States, as bits, in which the first rules of a list accept whatever else the packet is: those that nothing but a
+    /// state check leads to `accept`, before any rule that could do something else in that state.
+    pub(crate) fn accepted_states(rules: &[Compiled]) -> u8 {
+        let (mut accepted, mut open) = (0, u8::MAX);
+        for rule in rules {
+            let (mut reached, mut is_exact) = (u8::MAX, usize::from(rule.check_count) <= NEAR);
+            for check in rule.checks.iter().take(rule.check_count.into()) {
+                match *check {
+                    Check::State { bits, negated } => reached &= if negated { !bits } else { bits },
+                    _ => is_exact = false,
+                }
+            }
+            if is_exact && matches!(rule.first, Step::Final(Verdict::Accept)) {
+                accepted |= reached & open;
+            }
+            open &= !reached;
+        }
+        accepted
     }
 
     /// The rule's actions in order.

@@ -122,6 +122,13 @@ impl Keys {
         self.narrow[field as usize]
     }
 
+    /// Whether a field is in a range; an address: and IPv4.
+    #[inline(always)]
+    pub(crate) fn is_between(&self, field: Field, first: u32, last: u32) -> bool {
+        let key = self.get(field);
+        first <= key && key <= last && (!field.is_address() || self.wide(field).is_none())
+    }
+
     /// The IPv6 address in an address field.
     #[inline]
     pub(crate) fn wide(&self, field: Field) -> Option<u128> {

@@ -85,6 +85,10 @@ struct HookList {
     policy: PolicyVerdict,
     /// By zone id, as far as the largest that has one of its own.
     zone_policies: Vec<Option<PolicyVerdict>>,
+    /// No rule has an effect, and every zone's policy is to accept.
+    is_idle: bool,
+    /// States in which whatever the packet, nothing happens but that a rule accepts it.
+    accepted_states: u8,
 }
 
 /// The rules of a hook or chain.
@@ -126,12 +130,23 @@ impl Rules {
     ///
     /// `effects` can go through several hooks: the mark starts at [`Facts::mark`] each time, `decided_by` is that of
     /// this walk, and the rest accumulates.
+    #[inline]
     pub fn run(&self, hook: Hook, facts: &Facts, effects: &mut Effects, counted: &mut impl FnMut(u16)) -> Verdict {
         effects.mark = facts.mark;
         effects.decided_by = None;
-        let Some(hook) = self.hooks.get(hook.index()) else {
-            return Verdict::Accept;
-        };
+        match self.hooks.get(hook.index()) {
+            Some(hook) if !hook.is_idle => self.run_list(hook, facts, effects, counted),
+            _ => Verdict::Accept,
+        }
+    }
+
+    fn run_list(
+        &self,
+        hook: &HookList,
+        facts: &Facts,
+        effects: &mut Effects,
+        counted: &mut impl FnMut(u16),
+    ) -> Verdict {
         let mut keys = Keys::new(facts);
         if let Some(verdict) = self.walk(&hook.list, &mut keys, effects, counted) {
             return verdict;
@@ -151,7 +166,15 @@ impl Rules {
 
     /// Whether running a hook would do nothing: it has no rule with an effect, and accepts in every zone.
     pub fn is_empty(&self, hook: Hook) -> bool {
-        self.hooks.get(hook.index()).is_none_or(|h| h.list.rules.is_empty() && h.always_accepts())
+        self.hooks.get(hook.index()).is_none_or(|h| h.is_idle)
+    }
+
+    /// Whether a hook accepts every packet that is in this state (one bit of [`erhu_planes::program::states`]), with no
+    /// other effect: what the customary "established and related: accept" comes to. `false` where that takes a walk to
+    /// tell.
+    #[inline]
+    pub fn accepts_all(&self, hook: Hook, state: u8) -> bool {
+        self.hooks.get(hook.index()).is_none_or(|h| h.is_idle || h.accepted_states & state != 0)
     }
 
     /// An `snat` action of these rules.
@@ -257,17 +280,15 @@ impl HookList {
             }
             zone_policies[zone] = Some(*policy);
         }
-        Self { list, policy: hook.policy, zone_policies }
+        let accepts = |policy: &PolicyVerdict| *policy == PolicyVerdict::Accept;
+        let is_idle = list.rules.is_empty() && accepts(&hook.policy) && zone_policies.iter().flatten().all(accepts);
+        let accepted_states = Store::accepted_states(&list.rules);
+        Self { list, policy: hook.policy, zone_policies, is_idle, accepted_states }
     }
 
     fn policy(&self, zone: Option<u16>) -> PolicyVerdict {
         let own = zone.and_then(|zone| self.zone_policies.get(usize::from(zone)).copied().flatten());
         own.unwrap_or(self.policy)
-    }
-
-    fn always_accepts(&self) -> bool {
-        let mut all = self.zone_policies.iter().flatten().chain([&self.policy]);
-        all.all(|policy| *policy == PolicyVerdict::Accept)
     }
 }
 

@@ -73,7 +73,7 @@ pub enum Conflict {
     Full,
 }
 
-/// The buckets of an index.
+/// The buckets of an index. What is indexed is the user's: references are any 32 bits but all ones.
 pub struct Index {
     buckets: Buckets,
     count: u32,
@@ -87,9 +87,12 @@ struct Place {
 }
 
 impl Index {
-    /// An index for so many entries at a load of seven tenths.
-    pub fn for_entries(entries: u64, huge_pages: bool) -> io::Result<Self> {
-        let wanted = (entries * 10).div_ceil(7 * PLACES as u64);
+    /// An index for so many entries at a load of so many hundredths; 70 suits look-ups of most packets, 80 those of few.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn for_entries(entries: u64, load: u64, huge_pages: bool) -> io::Result<Self> {
+        let wanted = (entries * 100).div_ceil(load.clamp(1, 100) * PLACES as u64);
         let at_least = u32::try_from(wanted).map_err(|_| io::ErrorKind::OutOfMemory)?.max(FEWEST);
         // A prime, so that every stride leads round through all buckets.
         let count = (at_least..).find(|&n| is_prime(n)).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -216,6 +219,33 @@ impl Index {
         let _locks = self.lock(first.0, second.map(|(hash, _)| hash));
         let first = self.take_out(first);
         second.is_none_or(|second| self.take_out(second)) && first
+    }
+
+    /// Adds an entry of which the caller knows that it is not there yet, because a lock of its own keeps others from
+    /// adding the same. `false` if there is no free place within reach.
+    pub fn add(&self, hash: u64, bits: u32) -> bool {
+        let home = self.home(hash);
+        // Only entries that lie elsewhere are counted at home, and so only they need its lock.
+        let at_home = self.home_bucket(hash).claim(tag_of(hash)).map(|place| Place { home, bucket: home, place });
+        let place = at_home.or_else(|| {
+            let _lock = self.home_bucket(hash).lock();
+            self.claim(hash)
+        });
+        if let Some(place) = &place {
+            self.fill(place, bits);
+        }
+        place.is_some()
+    }
+
+    /// Takes out an entry that [`Self::add`] added; `false` if it is not there.
+    pub fn drop_entry(&self, hash: u64, bits: u32) -> bool {
+        let bucket = self.home_bucket(hash);
+        if let Some((place, _)) = bucket.find(tag_of(hash), &|other| other == bits) {
+            bucket.release(place);
+            return true;
+        }
+        let _lock = bucket.lock();
+        self.take_out((hash, bits))
     }
 
     /// Locks one or two homes, in the order of their numbers.
@@ -458,7 +488,7 @@ mod tests {
     }
 
     fn index() -> Index {
-        let index = Index::for_entries(64, false).unwrap();
+        let index = Index::for_entries(64, 70, false).unwrap();
         assert_eq!(index.count, 67);
         index
     }
@@ -612,7 +642,7 @@ mod tests {
     #[test]
     fn it_takes_under_23_bytes_per_connection_and_no_entry_is_refused_when_as_full_as_it_gets() {
         const CONNECTIONS: u32 = 1_000_000;
-        let index = Index::for_entries(2 * u64::from(CONNECTIONS), false).unwrap();
+        let index = Index::for_entries(2 * u64::from(CONNECTIONS), 70, false).unwrap();
         assert!(index.bytes() <= 23 * CONNECTIONS as usize);
         let hash = |bits: u32| crate::hash::Secrets::new(u64::from(bits)).hash4(&Default::default());
         for bits in 0..2 * CONNECTIONS {

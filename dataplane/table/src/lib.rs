@@ -47,6 +47,8 @@ mod table;
 mod wheel;
 mod worker;
 
+pub use index::{Conflict, Index};
+pub use prefetch::prefetch_line;
 pub use quiescence::{Grace, Quiescence};
 pub use table::{Entry, ORIGINAL, REPLY, Reference, Table, TableError, Taken};
 pub use wheel::Wheel;

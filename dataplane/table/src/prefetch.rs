@@ -12,3 +12,9 @@ pub fn prefetch<T>(at: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+/// Asks for the line of something that exists.
+#[inline(always)]
+pub fn prefetch_line<T>(what: &T) {
+    prefetch(what);
+}

@@ -155,7 +155,7 @@ impl Table {
         };
         let lines: &[Hot4] = region.region().slice(region.offset_of_line(0), last_line as usize + 1)?;
         let (lines, directory) = (NonNull::from(lines).cast(), NonNull::from(region.directory()));
-        let index = Index::for_entries(2 * u64::from(capacity), huge_pages)
+        let index = Index::for_entries(2 * u64::from(capacity), 70, huge_pages)
             .map_err(|source| TableError::Index { connections: capacity, source })?;
         let segments = (0u32..)
             .zip(region.directory())
@@ -349,9 +349,25 @@ impl Table {
     /// # Errors
     /// [`Taken`] says what is in the way; the original tuple is looked at first.
     pub fn insert(&self, slot: &Slot, original: &Key, reply: &Key) -> Result<(), Taken> {
+        self.insert_hashed(slot, (self.hash(original), original), (self.hash(reply), reply))
+    }
+
+    /// As [`Table::insert`], with the keys' hashes.
+    ///
+    /// # Errors
+    /// [`Taken`].
+    #[inline]
+    pub fn insert_hashed(
+        &self,
+        slot: &Slot,
+        (original_hash, original): (u64, &Key),
+        (reply_hash, reply): (u64, &Key),
+    ) -> Result<(), Taken> {
         let entry = slot.entry(self);
         debug_assert_eq!((entry.key(ORIGINAL), entry.key(REPLY)), (*original, *reply));
-        let (first, second) = self.pair(entry, original, reply);
+        debug_assert_eq!((self.hash(original), self.hash(reply)), (original_hash, reply_hash));
+        let first = (original_hash, entry.reference(ORIGINAL).0);
+        let second = (original != reply).then(|| (reply_hash, entry.reference(REPLY).0));
         self.index
             .insert(
                 first,
@@ -393,6 +409,11 @@ impl Table {
     pub fn try_admit(&self) -> bool {
         let count = |live: u32| if live < self.capacity { Some(live + 1) } else { None };
         self.live.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
+    }
+
+    /// Counts so many connections more, or less. More only where that many were far from filling the table.
+    pub fn count_admitted(&self, change: i32) {
+        self.live.0.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// Counts one connection less.

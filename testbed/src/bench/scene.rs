@@ -64,7 +64,7 @@ impl Shape {
 
     /// Bytes of memory that its slab and index take.
     pub fn bytes(&self) -> usize {
-        self.layout().size() + self.connections as usize * 26
+        self.layout().size() + self.connections as usize * (26 + 23)
     }
 
     /// What the control plane makes of its script, encoded.
@@ -278,7 +278,8 @@ impl Scene {
         let stats = StatsRegion::create(stats, workers, &names, 1).map_err(memory)?;
         let events = Region::anonymous("events", EventsRegion::size(workers, EVENTS)).map_err(memory)?;
         let events = EventsRegion::create(events, workers, EVENTS, 1).map_err(memory)?;
-        let shared = Arc::new(Shared::new(table, Nat::new(1), stats, events, workers, ports.len()));
+        let nat = Nat::for_connections(shape.connections, 1, true).map_err(memory)?;
+        let shared = Arc::new(Shared::new(table, nat, stats, events, workers, ports.len()));
         let status = Status { instance: "bench".into(), capacity: shape.connections, ..Status::default() };
         let mut control = Control::new(shared.clone(), ports.to_vec(), status);
         let clock = Clock::new();

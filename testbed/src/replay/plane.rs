@@ -59,7 +59,8 @@ impl Plane {
         let stats = StatsRegion::create(stats, workers, &names, INSTANCE).map_err(memory)?;
         let events = Region::anonymous("events", EventsRegion::size(workers, EVENTS)).map_err(memory)?;
         let events = EventsRegion::create(events, workers, EVENTS, INSTANCE).map_err(memory)?;
-        let mut shared = Shared::new(table, Nat::new(seed), stats, events, workers, ports.len());
+        let nat = Nat::for_connections(capacity, seed, false).map_err(memory)?;
+        let mut shared = Shared::new(table, nat, stats, events, workers, ports.len());
         shared.ids_in_order = true;
         let shared = Arc::new(shared);
         let status = Status {

@@ -119,6 +119,32 @@ fn where_no_rule_is_final_the_policy_of_the_zone_decides_before_that_of_the_hook
 }
 
 #[test]
+fn what_is_said_to_be_accepted_in_a_state_is_what_no_earlier_rule_can_do_anything_to() {
+    let state = |bits| is(MatchKey::State(bits));
+    let (established, related, new) = (states::ESTABLISHED, states::RELATED, states::NEW);
+    let customary = rule(&[state(established | related)], &[Action::Accept]);
+    let accepts = |rules: Vec<Rule>, wanted: u8| {
+        forward(rules, vec![vec![rule(&[], &[Action::Drop])]]).accepts_all(Hook::Forward, wanted)
+    };
+    let before = |first: Rule| vec![first, customary.clone(), rule(&[], &[Action::Drop])];
+    assert!(accepts(vec![customary.clone(), rule(&[], &[Action::Drop])], established));
+    assert!(!accepts(vec![customary.clone(), rule(&[], &[Action::Drop])], new));
+    // Rules before it that are about other states change nothing, others do.
+    assert!(accepts(before(rule(&[state(new), is(port(80, 80))], &[Action::Drop])), established));
+    assert!(!accepts(before(rule(&[is(port(80, 80))], &[Action::Drop])), established));
+    assert!(!accepts(before(rule(&[], &[Action::Count(3)])), established));
+    assert!(!accepts(before(rule(&[not(state(new).key)], &[Action::Jump(0)])), established));
+    assert!(accepts(before(rule(&[not(state(established).key)], &[Action::Drop])), established));
+    // The rule itself must neither want nor do anything else.
+    assert!(!accepts(vec![rule(&[state(established), is(port(1, 9))], &[Action::Accept])], established));
+    assert!(!accepts(vec![rule(&[state(established)], &[Action::Count(3), Action::Accept])], established));
+    assert!(!accepts(vec![rule(&[state(established)], &[Action::Drop])], established));
+    // A hook without rules whose policy is to accept accepts everything.
+    assert!(accepts(vec![], new));
+    assert!(!accepts(vec![rule(&[], &[Action::Mark(1)])], new));
+}
+
+#[test]
 fn a_jump_comes_back_to_the_next_action_and_a_go_to_to_whoever_called_its_chain() {
     let count = |c| Action::Count(c);
     let rules = forward(
