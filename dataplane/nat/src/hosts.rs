@@ -364,7 +364,7 @@ impl Locked<'_> {
             self.shard.free = next;
         }
         spread.pool.host_came();
-        let room = (book.hosts() >> SHARD_BITS).max(FIRST);
+        let room = book.hosts() >> SHARD_BITS;
         if self.shard.booked < room + room / 4 && book.add(hash, As::Host, reference) {
             self.shard.booked += 1;
         } else {

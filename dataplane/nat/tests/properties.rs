@@ -251,6 +251,19 @@ fn more_hosts_than_the_index_has_room_for_are_found_all_the_same() {
     assert_eq!((in_use(&nat, &pools, 0), nat.status(&pools)[0].hosts), (0, 0));
 }
 
+#[test]
+fn a_small_table_of_hosts_with_one_mapping_each_refuses_none() {
+    for connections in [1u32, 1000, 1024, 20_000] {
+        let (nat, mut worker) = (Nat::for_connections(connections, 1, false).unwrap(), Worker::new(1));
+        let pools = compile(&nat, &[pool("p", "203.0.113.1-203.0.113.64")]);
+        for n in 0..connections {
+            let host = format!("10.{}.{}.{}", n >> 16, n >> 8 & 0xff, n & 0xff);
+            worker.pool(&nat, &pools, 0, udp(&host, 5000)).unwrap();
+        }
+        assert_eq!(in_use(&nat, &pools, 0), u64::from(connections));
+    }
+}
+
 /// What a worker asks for ahead is what it then takes, or the asking would be for nothing.
 #[test]
 fn the_external_endpoint_of_a_known_host_is_foretold() {

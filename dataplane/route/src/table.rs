@@ -182,8 +182,20 @@ impl<A: Address> Table<A> {
         if place & LARGE == LARGE {
             return self.find_large(zone, *self.lengths.get(position(place))?, address, accept);
         }
-        let entries = self.small(place).iter().copied();
-        entries.filter(|&Entry { network, mask, .. }| address & mask == network).find_map(|entry| accept(entry.group))
+        // All at once and without a branch in between: which one it is nobody can foretell.
+        let entries = self.small(place);
+        let mut hits = 0_u32;
+        for (at, &Entry { network, mask, .. }) in entries.iter().enumerate().take(SMALL) {
+            hits |= u32::from(address & mask == network) << at;
+        }
+        while hits != 0 {
+            let entry = entries.get(hits.trailing_zeros() as usize)?;
+            if let Some(accepted) = accept(entry.group) {
+                return Some(accepted);
+            }
+            hits &= hits - 1;
+        }
+        None
     }
 
     fn find_large<R>(&self, zone: u16, mut left: A, address: A, accept: impl FnMut(Group) -> Option<R>) -> Option<R> {

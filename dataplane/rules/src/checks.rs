@@ -101,6 +101,46 @@ const _: () = assert!(size_of::<Compiled>() == 64);
 /// Checks in the rule's own line.
 const NEAR: usize = 3;
 
+/// What most rules fail by, in a sixth of their line: a state, and one field in one range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate {
+    first: u32,
+    /// Last number less the first.
+    span: u32,
+    field: Field,
+    /// States in which the rule can match.
+    states: u8,
+}
+
+impl Gate {
+    fn of(rule: &Compiled) -> Self {
+        let near = rule.checks.iter().take(rule.check_count.into());
+        let mut gate = Self { first: 0, span: u32::MAX, field: Field::Protocol, states: u8::MAX };
+        for check in near {
+            match *check {
+                Check::State { bits, negated } => gate.states &= if negated { !bits } else { bits },
+                Check::Range { field, first, last } if last - first < gate.span => {
+                    (gate.field, gate.first, gate.span) = (field, first, last - first);
+                }
+                _ => {}
+            }
+        }
+        gate
+    }
+
+    /// Whether the rule may match; if not, it does not.
+    #[inline(always)]
+    pub(crate) fn is_open(&self, keys: &Keys) -> bool {
+        // An IPv6 address is 0 here and no range of an IPv4 address holds for it.
+        (self.states & keys.state != 0) & (keys.get(self.field).wrapping_sub(self.first) <= self.span)
+    }
+}
+
+/// The gates of a list's rules.
+pub(crate) fn gates(rules: &[Compiled]) -> Vec<Gate> {
+    rules.iter().map(Gate::of).collect()
+}
+
 /// What rules refer to.
 #[derive(Debug, Default)]
 pub(crate) struct Store {

@@ -62,7 +62,7 @@ use erhu_planes::program::{Hook, HookRules, PolicyVerdict, Position, Program, Re
 
 pub use facts::{Effects, Facts, RuleId, SnatRef, Verdict};
 
-use checks::{Compiled, Step, Store, offset};
+use checks::{Compiled, Gate, Step, Store, gates, offset};
 use fields::{ABSENT, Conditions, Field, Keys};
 use index::Index;
 use spans::contains;
@@ -95,6 +95,8 @@ struct HookList {
 #[derive(Debug)]
 struct List {
     rules: Vec<Compiled>,
+    /// One for each rule.
+    gates: Vec<Gate>,
     /// Finds candidates where trying one rule after the other would take longer.
     index: Option<Index>,
 }
@@ -109,7 +111,8 @@ impl Rules {
         let mut compile = |rules: &[Rule]| {
             let (compiled, conditions) = store.list(rules, offset(positions.len()));
             positions.extend(rules.iter().map(|rule| rule.at));
-            (List { index: Index::build(&conditions, total), rules: compiled }, conditions)
+            let gates = gates(&compiled);
+            (List { index: Index::build(&conditions, total), gates, rules: compiled }, conditions)
         };
         let mut raw = Vec::new();
         let mut hooks = Vec::with_capacity(Hook::COUNT);
@@ -140,6 +143,7 @@ impl Rules {
         }
     }
 
+    #[inline(never)]
     fn run_list(
         &self,
         hook: &HookList,
@@ -199,8 +203,9 @@ impl Rules {
         counted: &mut impl FnMut(u16),
     ) -> Option<Verdict> {
         let Some(index) = &list.index else {
-            for rule in &list.rules {
-                if self.store.matches(rule, keys)
+            for (gate, rule) in list.gates.iter().zip(&list.rules) {
+                if gate.is_open(keys)
+                    && self.store.matches(rule, keys)
                     && let End::List(verdict) = self.act(rule, keys, effects, counted)
                 {
                     return verdict;
