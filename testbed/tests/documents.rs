@@ -77,9 +77,15 @@ fn every_dependency_has_its_reason_in_the_readme_and_no_other_has() {
 
 #[test]
 fn links_in_the_documents_lead_somewhere() {
-    for path in
-        ["README.md", "bindings/README.md", "dataplane/README.md", "controlplane/README.md", "testbed/README.md"]
-    {
+    for path in [
+        "README.md",
+        "bindings/README.md",
+        "dataplane/README.md",
+        "dataplane/FASTPATH.md",
+        "controlplane/README.md",
+        "testbed/README.md",
+        "testbed/BENCHMARKS.md",
+    ] {
         let folder = repository().join(path);
         let text = document(path);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -15,7 +15,7 @@ use erhu_pipeline::BURST;
 use super::established::{Load, Packets, Standing, refresh};
 use super::frames::Supply;
 use super::goals::Round;
-use super::measure::{Handler, Loops, Timed, pass, unseen};
+use super::measure::{Handler, Io, Loops, Timed, pass, unseen};
 use super::opening::{Aging, FirstPackets, UDP_TIMEOUT};
 use super::scene::{ControlSide, Scene, Shape};
 use super::script::{Policy, TENANTS};
@@ -46,9 +46,15 @@ fn forward_until(
     Ok((ticks / count as f64, count * u64::from(CHUNK)))
 }
 
-/// Two figures of loops: by CPU time and by the wall, microseconds.
-fn of_loops(loops: Loops) -> [Round; 2] {
-    [loops.cpu_ns, loops.wall_ns].map(|ns| Round::alone(ns as f64 / 1000.0))
+/// Two figures of loops, by CPU time and by the wall, in microseconds; beside them the longest of as many packets'
+/// loops that do nothing, which is what the machine does to any thread.
+fn of_loops(bench: &mut Bench, standing: &mut Standing, loops: Loops) -> Result<[Round; 2], BenchError> {
+    let mut io = Io;
+    let mut nothing = Timed::new(&mut io);
+    pass(&mut bench.supply, bench.packets, &mut nothing, &mut standing.packets, unseen)?;
+    let idle = nothing.loops;
+    let round = |ns, io| Round { io: Some(io as f64 / 1000.0), ..Round::alone(ns as f64 / 1000.0) };
+    Ok([round(loops.cpu_ns, idle.cpu_ns), round(loops.wall_ns, idle.wall_ns)])
 }
 
 /// Columns of rounds from rounds of columns.
@@ -141,7 +147,7 @@ pub fn dump_while_forwarding(bench: &mut Bench, policy: &Policy, flows: u32) -> 
 fn timed_alone(bench: &mut Bench, standing: &mut Standing, io: bool) -> Result<f64, BenchError> {
     let Standing { scene, packets, .. } = standing;
     if io {
-        return pass(&mut bench.supply, bench.packets, &mut Timed::new(&mut super::measure::Io), packets, unseen);
+        return pass(&mut bench.supply, bench.packets, &mut Timed::new(&mut Io), packets, unseen);
     }
     scene.run();
     let ticks = pass(&mut bench.supply, bench.packets, &mut Timed::new(scene.lane()), packets, unseen);
@@ -179,7 +185,7 @@ pub fn reload(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<
             cpu_ns: loops.cpu_ns.max(after.cpu_ns),
             wall_ns: loops.wall_ns.max(after.wall_ns),
         };
-        let [cpu, wall] = of_loops(longest);
+        let [cpu, wall] = of_loops(bench, &mut standing, longest)?;
         // `pass` ends the row where a packet is lost.
         rounds.push([Round::alone(0.0), cpu, wall, Round::alone(seconds)]);
         refresh(bench, &mut standing.scene, 0..flows, unseen)?;
@@ -212,7 +218,7 @@ pub fn flush(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<R
         if ended != u64::from(flows) {
             return Err(BenchError::Wrong(format!("{ended} of {flows} connections were ended")));
         }
-        rounds.push(of_loops(loops));
+        rounds.push(of_loops(bench, &mut standing, loops)?);
         standing.scene.accounts().balance(background.into())?;
         standing.scene.pass(1);
         refresh(bench, &mut standing.scene, 0..background, unseen)?;
@@ -238,7 +244,7 @@ pub fn expiry(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<
         let Standing { scene, packets, .. } = &mut standing;
         let loops = run_out(bench, scene, packets, background)?;
         standing.scene.accounts().balance(background.into())?;
-        rounds.push(of_loops(loops));
+        rounds.push(of_loops(bench, &mut standing, loops)?);
         refresh(bench, &mut standing.scene, 0..background, unseen)?;
     }
     standing.verify(bench)?;

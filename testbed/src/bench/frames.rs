@@ -12,6 +12,8 @@ use super::measure::Source;
 const FRAMES: usize = 4096;
 /// Frames that the router may take for packets of its own.
 const SPARES: usize = 64;
+/// Bytes that [`Supply::spares`] maps: whole pages of 2 MiB.
+pub const SPARES_MAPPED: usize = (SPARES * size_of::<Memory>()).next_multiple_of(2 << 20);
 /// Room before a received frame, as DPDK leaves it.
 const HEADROOM: u16 = 128;
 /// Bytes behind the header line: with it, the stride of an mbuf of the usual size.

@@ -59,10 +59,10 @@ fn paced(
     let mut window: Vec<f64> = Vec::with_capacity(WINDOW * BURST);
     let (mut burst, mut sent): (Vec<Frame>, Vec<Frame>) = (Vec::with_capacity(BURST), Vec::with_capacity(2 * BURST));
     let (mut windows, mut disturbed, mut count) = (0_u32, 0_u32, 0_u32);
-    // When the next packet arrives; a window that did not count starts anew.
-    let mut next = clock::ticks() as f64;
     while count < packets {
         let (cpu, wall) = (clock::cpu_ns(), clock::ticks());
+        // When the next packet arrives. Each window starts anew: what lies between two is not the router's doing.
+        let mut next = wall as f64;
         for _ in 0..WINDOW {
             let now = clock::ticks() as f64;
             let first = next;
@@ -88,7 +88,6 @@ fn paced(
         windows += 1;
         if wall_ns - (clock::cpu_ns() - cpu) as f64 > AWAY_NS {
             disturbed += 1;
-            next = clock::ticks() as f64;
         } else {
             count += u32::try_from(window.len()).unwrap_or(0);
             window.iter().for_each(|ns| histogram.add(*ns));
