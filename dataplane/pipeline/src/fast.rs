@@ -8,7 +8,7 @@
 //! hot line      1   key, rewrite, decision, last_seen, packets, bytes: read and written (prefetched)
 //! TCP line      1   TCP only: state (prefetched)
 //! adjacency     1   shared, hot: MAC, port, VLAN, MTU
-//! interface     2   this worker's counters of both interfaces, hot
+//! interfaces        this worker's counters of both, hot, once per run of packets of the same one
 //! ```
 //!
 //! The `cold` line of the connection is touched only when its timeout or status changes.
