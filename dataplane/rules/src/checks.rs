@@ -108,9 +108,13 @@ pub(crate) struct Gate {
     /// Last number less the first.
     span: u32,
     field: Field,
-    /// States in which the rule can match.
+    /// States in which the rule can match, [`NO_STATE`] for packets that have none.
     states: u8,
 }
+
+/// Stands for the state of packets before tracking, which have none: a bit that no state has.
+const NO_STATE: u8 = 1 << 7;
+const _: () = assert!(erhu_planes::program::states::ALL & NO_STATE == 0);
 
 impl Gate {
     fn of(rule: &Compiled) -> Self {
@@ -131,8 +135,9 @@ impl Gate {
     /// Whether the rule may match; if not, it does not.
     #[inline(always)]
     pub(crate) fn is_open(&self, keys: &Keys) -> bool {
+        let state = if keys.state == 0 { NO_STATE } else { keys.state };
         // An IPv6 address is 0 here and no range of an IPv4 address holds for it.
-        (self.states & keys.state != 0) & (keys.get(self.field).wrapping_sub(self.first) <= self.span)
+        (self.states & state != 0) & (keys.get(self.field).wrapping_sub(self.first) <= self.span)
     }
 }
 

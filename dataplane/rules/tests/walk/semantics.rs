@@ -119,6 +119,15 @@ fn where_no_rule_is_final_the_policy_of_the_zone_decides_before_that_of_the_hook
 }
 
 #[test]
+fn packets_before_tracking_have_no_state_and_match_what_wants_none() {
+    let state = |bits| is(MatchKey::State(bits));
+    let raw = Facts { state: 0, ..facts() };
+    assert!(matches(&[is(port(443, 443))], &raw));
+    assert!(!matches(&[state(states::NEW)], &raw));
+    assert!(matches(&[not(state(states::NEW).key)], &raw));
+}
+
+#[test]
 fn what_is_said_to_be_accepted_in_a_state_is_what_no_earlier_rule_can_do_anything_to() {
     let state = |bits| is(MatchKey::State(bits));
     let (established, related, new) = (states::ESTABLISHED, states::RELATED, states::NEW);
