@@ -46,6 +46,11 @@ impl<F: FnMut(&mut Frame)> Source for By<F> {
 pub trait Handler {
     /// Takes all of `burst`, which came in by a port; what leaves goes into `sent`, which is empty.
     fn handle(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>);
+
+    /// Why packets may be missing, as far as it knows.
+    fn explain(&self) -> String {
+        String::new()
+    }
 }
 
 /// Sends on what was received: the yardstick `io`.
@@ -64,6 +69,11 @@ impl Handler for Lane {
     #[inline(always)]
     fn handle(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
         self.turn(port, burst, sent);
+    }
+
+    fn explain(&self) -> String {
+        let drops = self.drops();
+        if drops.is_empty() { drops } else { format!("; drops: {drops}") }
     }
 }
 
@@ -109,6 +119,10 @@ impl<H: Handler> Handler for Timed<'_, H> {
         self.loops.wall_ns = self.loops.wall_ns.max((wall as f64 / clock::hz() * 1e9) as u64);
         self.loops.count += 1;
     }
+
+    fn explain(&self) -> String {
+        self.handler.explain()
+    }
 }
 
 /// Takes `packets` packets (whole bursts) through a handler. `look` sees what is sent. Returns ticks of CPU time per
@@ -146,7 +160,8 @@ pub fn pass(
     let lost = supply.lost();
     if count != bursts * BURST || lost != 0 {
         let offered = bursts * BURST;
-        return Err(BenchError::Wrong(format!("of {offered} packets {count} were sent ({lost} buffers lost)")));
+        let why = handler.explain();
+        return Err(BenchError::Wrong(format!("of {offered} packets {count} were sent ({lost} buffers lost){why}")));
     }
     Ok(ticks)
 }

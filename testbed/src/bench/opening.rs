@@ -131,6 +131,10 @@ impl Handler for Aging<'_> {
         lane.advance(self.ns);
         lane.turn(port, burst, sent);
     }
+
+    fn explain(&self) -> String {
+        self.scene.lanes.first().map_or_else(String::new, Handler::explain)
+    }
 }
 
 fn steady(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>, BenchError> {

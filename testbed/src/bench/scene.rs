@@ -224,6 +224,17 @@ impl Lane {
         self.clock.stop();
     }
 
+    /// Which drop reasons counted how much, over all workers, in words.
+    pub fn drops(&self) -> String {
+        self.worker.publish();
+        let stats = &self.shared.stats;
+        let count = |reason: &DropReason| {
+            stats.sum(|w| stats.worker(w).map_or(0, |b| b.drops[reason.index()].load(Ordering::Relaxed)))
+        };
+        let all = DropReason::ALL.iter().map(|r| (r, count(r))).filter(|(_, n)| *n > 0);
+        all.map(|(reason, n)| format!("{reason:?} {n}")).collect::<Vec<_>>().join(", ")
+    }
+
     /// Connections of all workers that live.
     pub fn live(&self) -> u32 {
         self.shared.table.live()
@@ -390,16 +401,6 @@ impl Scene {
     /// Bytes of slab segments in use, of the index, and of mappings and port maps.
     pub fn bytes_in_use(&self) -> [usize; 3] {
         [self.shared.table.slab_bytes_in_use(), self.shared.table.index_bytes(), self.shared.nat.bytes_in_use()]
-    }
-
-    /// Which drop reasons counted how much, in words.
-    pub fn drops(&self) -> String {
-        let count = |reason: &DropReason| {
-            let blocks = (0..self.lanes.len()).filter_map(|w| self.shared.stats.worker(w));
-            blocks.map(|b| b.drops[reason.index()].load(Ordering::Relaxed)).sum::<u64>()
-        };
-        let all = DropReason::ALL.iter().map(|r| (r, count(r))).filter(|(_, n)| *n > 0);
-        all.map(|(reason, n)| format!("{reason:?} {n}")).collect::<Vec<_>>().join(", ")
     }
 }
 
