@@ -186,7 +186,7 @@ pub struct Cold {
     pub id: AtomicU64,
     /// When it was confirmed, nanoseconds of real time.
     pub created_ns: AtomicU64,
-    /// Idle time after which it ends, in ticks from the later `last_seen`.
+    /// Idle time after which it ends, in ticks from the later `last_seen`. TCP has it in its [`TcpLine`].
     pub timeout: AtomicU32,
     /// [`status`] bits, those of the kernel's `ip_conntrack_status`.
     pub status: AtomicU32,
@@ -217,25 +217,30 @@ pub struct Cold {
     _reserved: AtomicU32,
 }
 
-/// What TCP tracking needs: state and windows of both directions. `[O]` written by the owner.
+/// What TCP tracking needs: state and windows of both directions, and what decides about an idle connection, so that a
+/// packet that changes no state touches neither the cold line nor the other direction's. `[O]` written by the owner.
 #[repr(C, align(64))]
 pub struct TcpLine {
     /// Per direction: highest sequence number plus length sent.
     pub end: [AtomicU32; 2],
     /// Per direction: highest sequence number that the peer permits.
     pub max_end: [AtomicU32; 2],
-    /// Per direction: largest window seen.
+    /// Per direction: largest window seen, scaled; 0 while nothing of this direction was seen.
     pub max_window: [AtomicU32; 2],
     /// Per direction: highest acknowledgement sent.
     pub max_ack: [AtomicU32; 2],
-    /// Of the last packet: sequence number.
+    /// Of the last ACK, or of the last packet that was let through: sequence number.
     pub last_seq: AtomicU32,
-    /// Of the last packet: acknowledgement.
+    /// Likewise: acknowledgement.
     pub last_ack: AtomicU32,
-    /// Of the last packet: sequence number plus length.
+    /// Likewise: sequence number plus length.
     pub last_end: AtomicU32,
-    /// Of the last packet: window as sent.
+    /// Idle time after which the connection ends, in ticks from the later `last_seen`; in place of `Cold::timeout`.
+    pub timeout: AtomicU32,
+    /// Likewise: window as sent.
     pub last_window: AtomicU16,
+    /// Number of the timeout policy, in the generation that the connection was judged under last.
+    pub policy: AtomicU16,
     /// Per direction: window scale.
     pub scale: [AtomicU8; 2],
     /// Per direction: tracking flags.
@@ -246,14 +251,16 @@ pub struct TcpLine {
     pub last_dir: AtomicU8,
     /// Class of the last packet (SYN, SYN/ACK, FIN, ACK, RST, none).
     pub last_index: AtomicU8,
-    /// Times the last packet was repeated.
+    /// Times the last ACK was repeated.
     pub retransmissions: AtomicU8,
-    /// Flags of the last ignored packet.
+    /// Flags of the last ignored SYN, and of the opening.
     pub last_flags: AtomicU8,
-    /// Window scale of the last ignored packet.
+    /// Window scale of the last ignored SYN.
     pub last_scale: AtomicU8,
-    /// Copy of `Cold::timeout`, so that a packet that does not change it stays off that line.
-    pub timeout: AtomicU32,
+    /// What tracking needs of `Cold::status`.
+    pub status: AtomicU8,
+    /// Number of the tracking mode, likewise of that generation.
+    pub mode: AtomicU8,
 }
 
 macro_rules! lines {
@@ -264,6 +271,7 @@ macro_rules! lines {
     )+ };
 }
 lines!(Hot4, Hot6, Rewrite6, Cold, TcpLine);
+const _: () = assert!(offset_of!(TcpLine, mode) == LINE - 1);
 const _: () = assert!(offset_of!(Hot4, flags) == 46 && offset_of!(Hot6, flags) == 54);
 const _: () = assert!(offset_of!(Hot4, key) == 0 && offset_of!(Hot6, low) == 8);
 
@@ -371,7 +379,7 @@ const DIRECTORY_AT: usize = 4096;
 /// What a connections region must say to be accepted.
 pub const EXPECT: Expect = Expect {
     kind: RegionKind::Connections,
-    layout_version: 1,
+    layout_version: 2,
     layout_hash: layout_hash(&[
         size_of::<RegionHeader>(),
         SEGMENT,
@@ -384,6 +392,7 @@ pub const EXPECT: Expect = Expect {
         offset_of!(Cold, egress),
         offset_of!(TcpLine, last_seq),
         offset_of!(TcpLine, timeout),
+        offset_of!(TcpLine, state),
         offset_of!(SlabHeader, now_ns),
     ]),
 };
@@ -530,6 +539,10 @@ impl ConnectionsRegion {
                 })
             }
         };
+        let timeout = match class.is_tcp() {
+            true => &self.line::<TcpLine>(line + class.tcp_at()).ok()?.timeout,
+            false => &cold.timeout,
+        };
         let connection = Connection {
             line,
             id,
@@ -537,7 +550,7 @@ impl ConnectionsRegion {
             original: direction(0)?,
             reply: direction(1)?,
             created_ns: cold.created_ns.load(relaxed),
-            timeout: cold.timeout.load(relaxed),
+            timeout: timeout.load(relaxed),
             status: cold.status.load(relaxed),
             mark: cold.mark.load(relaxed),
             state: cold.state.load(relaxed),

@@ -125,6 +125,18 @@ named! {
         SlowPath = "slow_path",
         /// Packets classified INVALID, dropped or not.
         InvalidPackets = "invalid_packets",
+        /// TCP segments that begin after what the receiver permits.
+        TcpSeqAbove = "tcp_seq_above",
+        /// TCP segments that begin there by less than one window, all else being right; they pass.
+        TcpOvershoot = "tcp_overshoot",
+        /// TCP segments that end before the receiver's window; they pass.
+        TcpSeqBelow = "tcp_seq_below",
+        /// TCP segments that acknowledge what was not sent.
+        TcpAckAbove = "tcp_ack_above",
+        /// TCP segments that acknowledge what was acknowledged long ago; they pass.
+        TcpAckBelow = "tcp_ack_below",
+        /// TCP resets that lie before what was acknowledged to their sender.
+        TcpResetBelow = "tcp_reset_below",
         /// Packets that the router itself consumed.
         Consumed = "consumed",
         /// Packets that the router itself originated.

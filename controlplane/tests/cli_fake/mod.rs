@@ -13,7 +13,7 @@ use erhu_controlplane::cli::{Env, run, split_command};
 use erhu_controlplane::client::{AskError, Dataplane};
 use erhu_planes::TICKS_PER_SECOND;
 use erhu_planes::connections::{
-    self, Class, Cold, ConnectionsRegion, Hot4, Hot6, Rewrite6, SEGMENT_LINES, SlabLayout,
+    self, Class, Cold, ConnectionsRegion, Hot4, Hot6, Rewrite6, SEGMENT_LINES, SlabLayout, TcpLine,
 };
 use erhu_planes::events::{self, EventsRegion};
 use erhu_planes::program::{MAX_BYTES, Program};
@@ -151,7 +151,11 @@ impl Fake {
         }
         let cold: &Cold = self.slab.line(line + class.cold_at()).unwrap();
         cold.class.store(class as u8, relaxed);
-        cold.timeout.store(entry.seconds * TICKS_PER_SECOND, relaxed);
+        let timeout = match class.is_tcp() {
+            true => &self.slab.line::<TcpLine>(line + class.tcp_at()).unwrap().timeout,
+            false => &cold.timeout,
+        };
+        timeout.store(entry.seconds * TICKS_PER_SECOND, relaxed);
         cold.status.store(entry.status, relaxed);
         cold.mark.store(entry.mark, relaxed);
         cold.state.store(entry.state, relaxed);

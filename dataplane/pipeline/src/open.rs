@@ -19,6 +19,7 @@ use crate::buffer::Buffers;
 use crate::judge::{Judged, refusal};
 use crate::policy::{Interface, Policy};
 use crate::slow::flow;
+use crate::track::timer;
 use crate::worker::{Fate, Meta, Worker};
 
 /// How a connection's source is translated.
@@ -53,7 +54,7 @@ pub(crate) struct Opening<'p> {
 /// Tick at which a connection ends if nothing refreshes it: one more than the sum, for it was seen some time after its
 /// tick had begun, and a timeout never fires early.
 pub(crate) fn deadline(entry: Entry<'_>) -> u32 {
-    last_seen(entry).saturating_add(entry.cold().timeout.load(Ordering::Relaxed)).saturating_add(1)
+    last_seen(entry).saturating_add(entry.timeout().load(Ordering::Relaxed)).saturating_add(1)
 }
 
 fn last_seen(entry: Entry<'_>) -> u32 {
@@ -358,7 +359,7 @@ impl<P: Buffers> Worker<P> {
         // Release; pairs with the Acquire of readers: from here on the entry is visible to them.
         cold.id.store(id, Ordering::Release);
         if let Some(wheel) = self.wheel.as_mut() {
-            wheel.arm(&self.shared.table, entry, deadline(entry));
+            wheel.arm(&self.shared.table, entry, timer(entry, now.tick));
         }
         self.count_in_zones(original.zone, reply.zone, |block| &block.created);
         self.tally.created();
@@ -501,7 +502,7 @@ impl<P: Buffers> Worker<P> {
         let (cold, sides) = (entry.cold(), [entry.hot4(0), entry.hot4(1)]);
         let tuple = |d: usize| Key4([sides[d].key[0].load(relaxed), sides[d].key[1].load(relaxed)]).tuple();
         let counts = |d: usize| [sides[d].packets.load(relaxed), sides[d].bytes.load(relaxed)];
-        let timeout = cold.timeout.load(relaxed);
+        let timeout = entry.timeout().load(relaxed);
         let left = last_seen(entry).saturating_add(timeout).saturating_sub(self.clock.tick);
         let event = Event {
             time_ns: self.clock.wall_ns,

@@ -400,8 +400,13 @@ impl Policy {
     /// The timeouts of a zone.
     #[inline]
     pub fn timeouts_of(&self, zone: u16) -> &Timeouts {
-        let at = usize::from(self.zone(zone).timeout);
-        self.timeouts.get(at).unwrap_or(&self.timeouts[0])
+        self.timeouts_numbered(self.zone(zone).timeout)
+    }
+
+    /// The timeouts of a policy by its number in this generation.
+    #[inline]
+    pub fn timeouts_numbered(&self, number: u16) -> &Timeouts {
+        self.timeouts.get(usize::from(number)).unwrap_or(&self.timeouts[0])
     }
 
     /// Interfaces that exist.

@@ -84,8 +84,10 @@ impl<P: Buffers> Worker<P> {
         if !stays {
             self.tally.count(Counter::EndedByRules);
             self.end(entry, true);
+            return false;
         }
-        stays
+        self.retrack(entry, entry.hot4(0).key_zone());
+        true
     }
 
     /// Carries out what tracking found.

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use erhu_conntrack::tcp::{self, Segment};
+use erhu_conntrack::tcp::{self, Bound, Segment};
 use erhu_conntrack::{icmp, udp};
-use erhu_planes::connections::{flags, status};
+use erhu_planes::connections::flags;
 use erhu_planes::events::mask;
 use erhu_planes::tuple::proto;
+use erhu_planes::{Counter, TICKS_PER_SECOND};
 use erhu_table::{Entry, Reference, Table, Wheel};
 
 use crate::buffer::{Buffer, Buffers};
@@ -31,18 +32,29 @@ impl<P: Buffers> Worker<P> {
     /// Sets a new connection's protocol state and timeout from its first packet.
     pub(crate) fn start_tracking(&self, buffer: &P::Buffer, meta: &Meta, entry: Entry<'_>) {
         let timeouts = self.policy.timeouts_of(meta.zone);
-        let (cold, mode) = (entry.cold(), self.policy.zone(meta.zone).tracking);
-        cold.timeout_policy.store(self.policy.zone(meta.zone).timeout, Ordering::Relaxed);
-        let timeout = match (meta.parsed.proto, entry.tcp()) {
+        let (cold, zone) = (entry.cold(), self.policy.zone(meta.zone));
+        cold.timeout_policy.store(zone.timeout, Ordering::Relaxed);
+        match (meta.parsed.proto, entry.tcp()) {
             (proto::TCP, Some(line)) => {
-                let opened = segment(buffer.frame(), meta).and_then(|s| tcp::open(line, &s, mode, timeouts));
+                line.policy.store(zone.timeout, Ordering::Relaxed);
+                let status = cold.status.load(Ordering::Relaxed);
+                let opened = segment(buffer.frame(), meta)
+                    .and_then(|segment| tcp::open(line, status, &segment, zone.tracking, timeouts));
                 cold.state.store(opened.map_or(0, |o| o.state as u8), Ordering::Relaxed);
-                opened.map_or(0, |o| o.timeout)
             }
-            (proto::ICMP, _) => icmp::first(proto::ICMP, timeouts),
-            _ => udp::first(timeouts),
-        };
-        cold.timeout.store(timeout, Ordering::Relaxed);
+            (proto::ICMP, _) => cold.timeout.store(icmp::first(proto::ICMP, timeouts), Ordering::Relaxed),
+            _ => cold.timeout.store(udp::first(timeouts), Ordering::Relaxed),
+        }
+    }
+
+    /// Puts a connection that was judged anew under what its zone says of tracking now.
+    pub(crate) fn retrack(&self, entry: Entry<'_>, zone: u16) {
+        let zone = self.policy.zone(zone);
+        entry.cold().timeout_policy.store(zone.timeout, Ordering::Relaxed);
+        if let Some(line) = entry.tcp() {
+            line.policy.store(zone.timeout, Ordering::Relaxed);
+            tcp::retrack(line, zone.tracking);
+        }
     }
 
     /// Tracks one packet of a known connection and, if it is accepted, counts it.
@@ -87,48 +99,95 @@ impl<P: Buffers> Worker<P> {
         Outcome::Accept
     }
 
+    /// TCP. Of the connection's lines a packet that changes no state touches its TCP line and its own direction's.
     #[inline(always)]
     fn track_tcp(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
         let relaxed = Ordering::Relaxed;
         let entry = self.shared.table.entry(reference);
         let (Some(line), Some(segment)) = (entry.tcp(), segment(frame, meta)) else { return Outcome::Invalid };
-        let (cold, direction) = (entry.cold(), reference.direction());
-        let zone = entry.hot4(0).key_zone();
-        let before = cold.status.load(relaxed);
-        let mode = self.policy.zone(zone).tracking;
-        let step = tcp::step(line, before, direction, &segment, mode, self.policy.timeouts_of(zone));
-        let outcome = match step.outcome {
+        let direction = reference.direction();
+        let timeouts = self.policy.timeouts_numbered(line.policy.load(relaxed));
+        let step = tcp::step(line, direction, &segment, timeouts);
+        if matches!(step.outcome, tcp::Outcome::Accept | tcp::Outcome::KillAccept) {
+            let hot = entry.hot4(direction);
+            let tick = if step.refresh { self.clock.tick } else { hot.last_seen.load(relaxed) };
+            count(hot, tick, meta.parsed.length);
+        }
+        let moves_timer = step.shortened && line.timeout.load(relaxed) < TIMER_LEAD;
+        let quiet = !step.state_changed && !moves_timer && step.set_status == 0 && step.beyond.is_none();
+        if quiet && step.outcome == tcp::Outcome::Accept {
+            return Outcome::Accept;
+        }
+        self.after_segment(reference, &step)
+    }
+
+    /// What a TCP packet leaves to be done beside counting it.
+    #[inline(never)]
+    fn after_segment(&mut self, reference: Reference, step: &tcp::Step) -> Outcome {
+        let relaxed = Ordering::Relaxed;
+        let shared = self.shared();
+        let entry = shared.table.entry(reference);
+        let (cold, tick) = (entry.cold(), self.clock.tick);
+        if let Some(bound) = step.beyond {
+            self.tally.count(counter(bound));
+        }
+        if step.shortened && entry.timeout().load(relaxed) < TIMER_LEAD {
+            arm(self.wheel.as_mut(), &shared.table, entry, tick);
+        }
+        if let Some(limit) = step.lower_to {
+            lower_to(self.wheel.as_mut(), &shared.table, entry, tick, limit);
+        }
+        if step.set_status != 0 {
+            cold.status.store(cold.status.load(relaxed) | step.set_status, relaxed);
+        }
+        if step.state_changed {
+            cold.state.store(step.state as u8, relaxed);
+        }
+        if (step.state_changed || step.set_status != 0) && step.outcome != tcp::Outcome::KillAccept {
+            self.tell(entry, mask::UPDATE);
+        }
+        match step.outcome {
             tcp::Outcome::Accept => Outcome::Accept,
             tcp::Outcome::KillAccept => Outcome::Kill,
             tcp::Outcome::Ignore => Outcome::Ignore,
             tcp::Outcome::Invalid => Outcome::Invalid,
             tcp::Outcome::Reopen => Outcome::Reopen,
-        };
-        if matches!(outcome, Outcome::Accept | Outcome::Kill) {
-            let hot = entry.hot4(direction);
-            let tick = if step.refresh { self.clock.tick } else { hot.last_seen.load(relaxed) };
-            count(hot, tick, meta.parsed.length);
         }
-        if let Some(timeout) = step.timeout {
-            set_timeout(self.wheel.as_mut(), &self.shared.table, entry, timeout);
-        }
-        if let Some(limit) = step.lower_to {
-            lower_to(self.wheel.as_mut(), &self.shared.table, entry, self.clock.tick, limit);
-        }
-        if step.set_status != 0 {
-            cold.status.store(before | step.set_status, relaxed);
-        }
-        if step.state_changed {
-            cold.state.store(step.state as u8, relaxed);
-        }
-        if (step.state_changed || step.set_status != 0) && outcome != Outcome::Kill {
-            self.tell(entry, mask::UPDATE);
-        }
-        outcome
     }
 }
 
-/// Stores a timeout; one that is shorter than before may need an earlier timer.
+/// How far ahead the timer of a TCP connection is armed at most, in ticks: five minutes. The timeout of a connection
+/// with data under way moves to and fro between the state's and `tcp_unacknowledged`, by default five minutes too, with
+/// nearly every packet: as long as the timer comes up no later than the shorter one would, nothing has to be moved. A
+/// timer that comes up early is armed again.
+const TIMER_LEAD: u32 = 300 * TICKS_PER_SECOND;
+
+/// Tick at which a connection is to be looked at: when it is due, or before.
+pub(crate) fn timer(entry: Entry<'_>, now_tick: u32) -> u32 {
+    match entry.tcp() {
+        Some(_) => deadline(entry).min(now_tick.saturating_add(TIMER_LEAD)),
+        None => deadline(entry),
+    }
+}
+
+fn arm(wheel: Option<&mut Wheel>, table: &Table, entry: Entry<'_>, now_tick: u32) {
+    if let Some(wheel) = wheel {
+        wheel.arm(table, entry, timer(entry, now_tick));
+    }
+}
+
+/// Of a connection with much time left, leaves no more than `limit` ticks from now.
+fn lower_to(wheel: Option<&mut Wheel>, table: &Table, entry: Entry<'_>, now_tick: u32, limit: u32) {
+    let left = deadline(entry).saturating_sub(now_tick);
+    if left < tcp::LOWER_FROM || left <= limit {
+        return;
+    }
+    let timeout = entry.timeout().load(Ordering::Relaxed);
+    entry.timeout().store(timeout.saturating_sub(left - limit), Ordering::Relaxed);
+    arm(wheel, table, entry, now_tick);
+}
+
+/// Stores the timeout of a connection other than TCP; one that is shorter than before may need an earlier timer.
 #[inline]
 fn set_timeout(wheel: Option<&mut Wheel>, table: &Table, entry: Entry<'_>, timeout: u32) {
     let cold = entry.cold();
@@ -144,18 +203,18 @@ fn set_timeout(wheel: Option<&mut Wheel>, table: &Table, entry: Entry<'_>, timeo
     }
 }
 
-/// Of an assured connection with much time left, leaves no more than `limit` ticks from now.
-fn lower_to(wheel: Option<&mut Wheel>, table: &Table, entry: Entry<'_>, now_tick: u32, limit: u32) {
-    let cold = entry.cold();
-    let left = deadline(entry).saturating_sub(now_tick);
-    if cold.status.load(Ordering::Relaxed) & status::ASSURED == 0 || left <= tcp::LOWER_ABOVE {
-        return;
+/// The counter of segments beyond a bound.
+const fn counter(bound: Bound) -> Counter {
+    match bound {
+        Bound::SeqAbove => Counter::TcpSeqAbove,
+        Bound::Overshoot => Counter::TcpOvershoot,
+        Bound::SeqBelow => Counter::TcpSeqBelow,
+        Bound::AckAbove => Counter::TcpAckAbove,
+        Bound::AckBelow => Counter::TcpAckBelow,
+        Bound::Reset => Counter::TcpResetBelow,
     }
-    let seen = deadline(entry).saturating_sub(cold.timeout.load(Ordering::Relaxed));
-    let timeout = now_tick.saturating_add(limit).saturating_sub(seen);
-    set_timeout(wheel, table, entry, timeout);
 }
 
-fn segment(frame: &[u8], meta: &Meta) -> Option<Segment> {
+fn segment<'f>(frame: &'f [u8], meta: &Meta) -> Option<Segment<'f>> {
     Segment::parse(frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end))?)
 }

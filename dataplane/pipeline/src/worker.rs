@@ -699,7 +699,7 @@ impl<P: Buffers> Worker<P> {
         let caught_up = wheel.advance(&shared.table, now_tick, TIMER_BUDGET, |entry, tick| {
             let deadline = crate::open::deadline(entry);
             if deadline > tick {
-                return Some(deadline);
+                return Some(crate::track::timer(entry, tick));
             }
             self.end(entry, false);
             None

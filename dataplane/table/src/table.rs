@@ -595,6 +595,12 @@ impl<'t> Entry<'t> {
         self.table.line(self.hot_line(direction))
     }
 
+    /// Idle time after which it ends, in ticks: where its class keeps it.
+    #[inline]
+    pub fn timeout(self) -> &'t AtomicU32 {
+        self.tcp().map_or(&self.cold().timeout, |line| &line.timeout)
+    }
+
     /// The original direction's line, of an IPv4 connection.
     #[inline]
     pub fn original4(self) -> &'t Hot4 {
@@ -720,8 +726,11 @@ fn blank_tcp(tcp: &TcpLine) {
     for word in pairs.chain([&tcp.last_seq, &tcp.last_ack, &tcp.last_end, &tcp.timeout]) {
         word.store(0, Ordering::Relaxed);
     }
-    tcp.last_window.store(0, Ordering::Relaxed);
-    let bytes = [&tcp.state, &tcp.last_dir, &tcp.last_index, &tcp.retransmissions, &tcp.last_flags, &tcp.last_scale];
+    for half in [&tcp.last_window, &tcp.policy] {
+        half.store(0, Ordering::Relaxed);
+    }
+    let last = [&tcp.last_dir, &tcp.last_index, &tcp.retransmissions, &tcp.last_flags, &tcp.last_scale];
+    let bytes = last.into_iter().chain([&tcp.state, &tcp.status, &tcp.mode]);
     for byte in tcp.scale.iter().chain(&tcp.flags).chain(bytes) {
         byte.store(0, Ordering::Relaxed);
     }

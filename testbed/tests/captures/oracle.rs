@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use erhu_testbed::packet::read::{Content, Ip, Seen, Upper};
+use erhu_testbed::packet::read::{Content, Ip, Seen, Tcp, Upper};
 
 /// The main example rejects a tenant's mail.
 const REJECTED_PORT: u16 = 25;
@@ -51,6 +51,9 @@ impl State {
 struct Connection {
     state: State,
     deadline: f64,
+    /// Sequence number behind its SYN, if it began with one: nothing is known of the other side then, and resets are
+    /// held against it. A connection picked up in mid-stream is believed.
+    end: Option<u32>,
 }
 
 /// What it has seen so far.
@@ -91,36 +94,49 @@ impl Oracle {
             Upper::Icmp(icmp) if icmp.kind == 8 => Verdict::Must,
             // Replies, errors and other messages: only if they belong to something.
             Upper::Icmp(_) => Verdict::May,
-            Upper::Tcp(tcp) if tcp.checksum_ok && flags_are_sound(tcp.flags) => self.judge_tcp(now, seen, tcp.flags),
+            Upper::Tcp(tcp) if tcp.checksum_ok && flags_are_sound(tcp.flags) => self.judge_tcp(now, seen, tcp),
             _ => Verdict::MustNot,
         }
     }
 
-    fn judge_tcp(&mut self, now: f64, seen: &Seen, flags: u8) -> Verdict {
-        let key = (seen.source(), seen.destination());
+    fn judge_tcp(&mut self, now: f64, seen: &Seen, tcp: &Tcp) -> Verdict {
+        let (key, flags) = ((seen.source(), seen.destination()), tcp.flags);
         let (syn, fin, rst, ack) = (flags & 2 != 0, flags & 1 != 0, flags & 4 != 0, flags & 16 != 0);
         let known = self.tcp.get(&key).copied();
         if known.is_some_and(|c| (c.deadline - now).abs() <= 1.5) {
             // Whether it has just ended is a matter of a timer's resolution: begin again.
             self.tcp.remove(&key);
-            self.open(now, key, syn, fin, rst, ack);
+            self.open(now, key, tcp);
             return Verdict::May;
         }
         let Some(connection) = known.filter(|c| c.deadline > now) else {
             self.tcp.remove(&key);
-            return if self.open(now, key, syn, fin, rst, ack) { Verdict::Must } else { Verdict::MustNot };
+            return if self.open(now, key, tcp) { Verdict::Must } else { Verdict::MustNot };
         };
         use State::{CloseWait, Established, FinWait, LastAck, SynSent, TimeWait};
         if rst {
+            // Beyond what the SYN's side may send, or acknowledging what the other side has not been seen to send.
+            let acknowledges = ack && tcp.ack != 0 && tcp.ack.wrapping_neg() > 66_000;
+            if connection.end.is_some_and(|end| (tcp.seq != 0 && is_after(tcp.seq, end)) || acknowledges) {
+                return Verdict::MustNot;
+            }
             // Never answered, so it ends at once.
             self.tcp.remove(&key);
             return Verdict::Must;
         }
         let next = match (connection.state, syn, fin, ack) {
             (_, true, _, true) => return Verdict::MustNot, // SYN/ACK of the opener
-            // Sent again: passes, extends nothing.
-            (SynSent | Established | FinWait | CloseWait | LastAck, true, ..) => return Verdict::Must,
-            (TimeWait, true, ..) => SynSent,
+            // Sent again, perhaps with a later number: passes, extends nothing.
+            (SynSent, true, ..) => {
+                let end = connection.end.map(|end| if is_after(end_of(tcp), end) { end_of(tcp) } else { end });
+                self.tcp.insert(key, Connection { end, ..connection });
+                return Verdict::Must;
+            }
+            (Established | FinWait | CloseWait | LastAck, true, ..) => return Verdict::Must,
+            (TimeWait, true, ..) => {
+                self.open(now, key, tcp);
+                return Verdict::Must;
+            }
             (SynSent, ..) => return Verdict::MustNot,
             (Established, _, true, _) => FinWait,
             (Established, ..) => Established,
@@ -128,28 +144,31 @@ impl Oracle {
             (FinWait | CloseWait, ..) => CloseWait,
             (LastAck | TimeWait, ..) => TimeWait,
         };
-        self.tcp.insert(key, Connection { state: next, deadline: now + next.seconds() });
+        self.tcp.insert(key, Connection { state: next, deadline: now + next.seconds(), ..connection });
         Verdict::Must
     }
 
     /// A first packet; whether it makes a connection.
-    fn open(
-        &mut self,
-        now: f64,
-        key: (SocketAddrV4, SocketAddrV4),
-        syn: bool,
-        fin: bool,
-        rst: bool,
-        ack: bool,
-    ) -> bool {
-        let state = match (syn, fin, rst, ack) {
-            (true, false, false, false) => State::SynSent,
-            (false, false, false, true) => State::Established,
+    fn open(&mut self, now: f64, key: (SocketAddrV4, SocketAddrV4), tcp: &Tcp) -> bool {
+        let (state, end) = match tcp.flags & 0x17 {
+            2 => (State::SynSent, Some(end_of(tcp))),
+            16 => (State::Established, None),
             _ => return false,
         };
-        self.tcp.insert(key, Connection { state, deadline: now + state.seconds() });
+        self.tcp.insert(key, Connection { state, deadline: now + state.seconds(), end });
         true
     }
+}
+
+/// The sequence number behind a SYN's data.
+fn end_of(tcp: &Tcp) -> u32 {
+    tcp.seq.wrapping_add(1).wrapping_add(u32::try_from(tcp.payload.len()).unwrap())
+}
+
+/// Whether one sequence number comes after another.
+fn is_after(a: u32, b: u32) -> bool {
+    let ahead = a.wrapping_sub(b);
+    ahead != 0 && ahead < 1 << 31
 }
 
 /// SYN, SYN+ACK, RST, FIN+ACK, ACK, some with URG, whatever PSH, ECE and CWR say.

@@ -11,14 +11,18 @@ const DROP_INVALID: &str = r#"forward(#{ state: "invalid" }, drop);"#;
 #[test]
 fn an_old_segment_sent_again_is_not_invalid() {
     let talk = Talk::PLAIN;
-    let mut scenario = talk.open(plain(DROP_INVALID), 0.0);
+    // The client offers 32792 bytes, scaled by two.
+    let offer = [4, 2, 1, 1, 1, 3, 3, 1];
+    let syn = tcp(talk.client, talk.server).flags("S").seq(100).window(32_792).tcp_options(&offer);
+    let answer = tcp(talk.server, talk.seen_as).flags("SA").seq(900).ack(101).window(65_535).tcp_options(&offer);
+    let ack = |number| tcp(talk.client, talk.server).flags("A").seq(101).ack(number).window(32_792);
+    let mut scenario = plain(DROP_INVALID).send(0.0, LAN, syn).send(0.01, WAN, answer).send(0.02, LAN, ack(901));
     let segment = |seq| tcp(talk.server, talk.seen_as).flags("A").seq(seq).ack(101).payload_len(1460);
     for k in 0..46 {
         scenario = scenario.send(1.0 + f64::from(k) / 1000.0, WAN, segment(901 + k * 1460));
     }
-    scenario = talk.forth(scenario, 1.1, "A", 101, 901 + 46 * 1460);
-    scenario = scenario.send(1.2, WAN, segment(901));
-    scenario = talk.forth(scenario, 1.3, "A", 101, 901 + 46 * 1460);
+    scenario = scenario.send(1.1, LAN, ack(901 + 46 * 1460)).send(1.2, WAN, segment(901));
+    scenario = scenario.send(1.3, LAN, ack(901 + 46 * 1460));
     let outcome = scenario.run();
     outcome.count_left(LAN, 1 + 46 + 1);
     outcome.count_left(WAN, 2 + 1 + 1);
