@@ -49,7 +49,7 @@ struct Wire {
 
 impl Kernel {
     /// Makes one: devices with addresses and neighbours, then `ip` commands (routes and rules), then an nft ruleset.
-    /// TCP windows are tracked liberally, and counters are on.
+    /// TCP is tracked as it is by default, windows included, and counters are on.
     ///
     /// # Errors
     /// If anything is refused; where privileges are missing, with the remedy.
@@ -64,7 +64,9 @@ impl Kernel {
             // Answers to packets that are meant to be refused must not depend on how fast they come.
             ("ipv4/icmp_ratelimit", "0"),
             ("netfilter/nf_conntrack_acct", "1"),
-            ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+            ("netfilter/nf_conntrack_tcp_be_liberal", "0"),
+            ("netfilter/nf_conntrack_tcp_loose", "1"),
+            ("netfilter/nf_conntrack_tcp_ignore_invalid_rst", "0"),
         ] {
             router.sysctl(&format!("net/{parameter}"), value)?;
         }

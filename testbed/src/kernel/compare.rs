@@ -19,18 +19,9 @@ pub struct Observed {
     pub table: Vec<Entry>,
 }
 
-/// How timeouts are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Times {
-    /// They may differ by a second.
-    Compared,
-    /// Not at all: where the kernel's depend on what is not tracked yet, such as unacknowledged data.
-    Ignored,
-}
-
 /// The differences, as text; none if the routers did the same. `external` are the addresses that connections are
-/// translated to.
-pub fn differences(kernel: &Observed, erhu: &Observed, external: &[Ipv4Addr], times: Times) -> Vec<String> {
+/// translated to. Times may differ by a second.
+pub fn differences(kernel: &Observed, erhu: &Observed, external: &[Ipv4Addr]) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |what: &str, kernel: BTreeSet<String>, erhu: BTreeSet<String>| {
         found.extend(kernel.difference(&erhu).map(|line| format!("{what}: only the kernel has {line}")));
@@ -43,7 +34,7 @@ pub fn differences(kernel: &Observed, erhu: &Observed, external: &[Ipv4Addr], ti
     if kernel.left.len() != erhu.left.len() {
         found.push(format!("left: {} packets from the kernel, {} from erhu", kernel.left.len(), erhu.left.len()));
     }
-    if found.is_empty() && times == Times::Compared {
+    if found.is_empty() {
         found.extend(kernel.table.iter().filter_map(|entry| time_difference(entry, &erhu.table)));
     }
     found
@@ -131,21 +122,20 @@ mod tests {
     fn external_ports_and_a_second_may_differ() {
         let kernel = observed("198.51.100.10:5353", &line(5353, 30));
         let erhu = observed("198.51.100.10:1024", &line(1024, 29));
-        assert_eq!(differences(&kernel, &erhu, &[OUTSIDE], Times::Compared), Vec::<String>::new());
+        assert_eq!(differences(&kernel, &erhu, &[OUTSIDE]), Vec::<String>::new());
         let late = observed("198.51.100.10:1024", &line(1024, 120));
-        assert!(differences(&kernel, &late, &[OUTSIDE], Times::Compared)[0].contains("30 s in the kernel, 120 s"));
-        assert!(differences(&kernel, &late, &[OUTSIDE], Times::Ignored).is_empty());
+        assert!(differences(&kernel, &late, &[OUTSIDE])[0].contains("30 s in the kernel, 120 s"));
     }
 
     #[test]
     fn addresses_states_and_verdicts_may_not() {
         let kernel = observed("198.51.100.10:5353", &line(5353, 30));
         let untranslated = observed("10.0.0.5:5353", &line(5353, 30));
-        assert_eq!(differences(&kernel, &untranslated, &[OUTSIDE], Times::Compared).len(), 2);
+        assert_eq!(differences(&kernel, &untranslated, &[OUTSIDE]).len(), 2);
         let replied = observed("198.51.100.10:5353", &line(5353, 30).replace("[UNREPLIED] ", ""));
-        assert_eq!(differences(&kernel, &replied, &[OUTSIDE], Times::Compared).len(), 2);
+        assert_eq!(differences(&kernel, &replied, &[OUTSIDE]).len(), 2);
         let dropped = Observed { left: Vec::new(), ..kernel.clone() };
-        assert_eq!(differences(&kernel, &dropped, &[OUTSIDE], Times::Compared).len(), 2);
+        assert_eq!(differences(&kernel, &dropped, &[OUTSIDE]).len(), 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use erhu_testbed::kernel::Kernel;
-use erhu_testbed::kernel::compare::{Observed, Times, differences};
+use erhu_testbed::kernel::compare::{Observed, differences};
 use erhu_testbed::packet::read::Seen;
 use erhu_testbed::packet::{self, Packet};
 use erhu_testbed::scenario::{Outcome, Scenario, Side};
@@ -71,10 +71,21 @@ type History = Vec<Left>;
 /// What a step sends.
 #[derive(Clone, Debug)]
 enum What {
-    Tcp { flags: String, seq: u32, ack: u32 },
+    Tcp(Segment),
     Udp,
     Echo,
     Error { from: &'static str, kind: u8, code: u8, quoted_port: Option<u16>, to: Option<&'static str> },
+}
+
+/// A TCP segment but for its ends.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub flags: String,
+    pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
+    pub payload: usize,
+    pub options: Vec<u8>,
 }
 
 /// One packet of a play.
@@ -83,7 +94,6 @@ pub struct Step {
     flow: Flow,
     forward: bool,
     wait: f64,
-    times: Times,
     ttl: Option<u8>,
     bad_checksum: bool,
     what: What,
@@ -92,7 +102,7 @@ pub struct Step {
 impl Step {
     fn new(flow: &Flow, forward: bool, what: What) -> Self {
         let flow = flow.clone();
-        Self { flow, forward, wait: 0.0, times: Times::Compared, ttl: None, bad_checksum: false, what }
+        Self { flow, forward, wait: 0.0, ttl: None, bad_checksum: false, what }
     }
 
     pub fn with_ttl(mut self, ttl: u8) -> Self {
@@ -123,7 +133,7 @@ impl Step {
 
     fn protocol(&self) -> u8 {
         match &self.what {
-            What::Tcp { .. } => 6,
+            What::Tcp(_) => 6,
             What::Udp => 17,
             What::Echo => 1,
             // Of the flow: whichever protocol it has been used with.
@@ -145,9 +155,11 @@ impl Step {
             if *forward { (text(client), text(flow.server)) } else { (text(flow.server), text(client)) }
         };
         let packet = match &self.what {
-            What::Tcp { flags, seq, ack } => {
+            What::Tcp(segment) => {
                 let (from, to) = ends(6);
-                packet::tcp(&from, &to).flags(flags.trim_matches('-')).seq(*seq).ack(*ack)
+                let Segment { flags, seq, ack, window, payload, options } = segment;
+                let bare = packet::tcp(&from, &to).flags(flags.trim_matches('-')).seq(*seq).ack(*ack).window(*window);
+                bare.tcp_options(options).payload_len(*payload)
             }
             What::Udp => {
                 let (from, to) = ends(17);
@@ -178,18 +190,55 @@ impl Step {
 /// How most connections begin.
 pub const OPEN: &str = "> S 100 0; < SA 900 101; > A 101 901";
 
-/// Segments of a TCP connection from text: direction, flags, sequence and acknowledgement number, separated by `;`.
+/// Segments of a TCP connection from text: direction, flags, sequence and acknowledgement number, separated by `;`. What
+/// may follow: a number of bytes of payload, `w` and a window, `s` and a window scale with SACK permitted, `b` and the
+/// edges of a SACK block.
 pub fn tcp(flow: Flow, life: &str) -> Vec<Step> {
     let segment = |line: &str| {
-        let (times, line) = match line.strip_prefix('~') {
-            Some(rest) => (Times::Ignored, rest),
-            None => (Times::Compared, line),
-        };
-        let [direction, flags, seq, ack] = line.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
-        let what = What::Tcp { flags: flags.into(), seq: seq.parse().unwrap(), ack: ack.parse().unwrap() };
-        Step { times, ..Step::new(&flow, direction == ">", what) }
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().unwrap_or_else(|| panic!("{line:?} lacks something")).to_owned();
+        let (direction, flags) = (word(), word());
+        let (seq, ack) = (word().parse().unwrap(), word().parse().unwrap());
+        let mut segment = Segment { flags, seq, ack, window: 64_240, payload: 0, options: Vec::new() };
+        for word in words {
+            match word.split_at(1) {
+                ("w", window) => segment.window = window.parse().unwrap(),
+                ("s", scale) => segment.options = offer(Some(scale.parse().unwrap()), true),
+                ("b", edges) => {
+                    let (left, right) = edges.split_once('-').unwrap();
+                    segment.options = block(left.parse().unwrap(), right.parse().unwrap());
+                }
+                _ => segment.payload = word.parse().unwrap(),
+            }
+        }
+        Step::new(&flow, direction == ">", What::Tcp(segment))
     };
     life.replace("open", OPEN).split(';').map(str::trim).map(segment).collect()
+}
+
+/// One segment of a flow.
+pub fn one(flow: &Flow, forward: bool, segment: Segment) -> Step {
+    Step::new(flow, forward, What::Tcp(segment))
+}
+
+/// Options of a SYN.
+pub fn offer(scale: Option<u8>, sack: bool) -> Vec<u8> {
+    let mut options = vec![2, 4, 5, 180];
+    if sack {
+        options.extend([4, 2]);
+    }
+    if let Some(scale) = scale {
+        options.extend([1, 3, 3, scale]);
+    }
+    options
+}
+
+/// A SACK block, behind a time stamp.
+pub fn block(left: u32, right: u32) -> Vec<u8> {
+    let mut options = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, 5, 10];
+    options.extend(left.to_be_bytes());
+    options.extend(right.to_be_bytes());
+    options
 }
 
 /// Datagrams: `>` and `<`, and `+2.2` for seconds to wait before the next.
@@ -256,7 +305,7 @@ impl Play {
             let table = kernel.table().unwrap_or_else(|fault| panic!("{fault}"));
             let kernel = Observed { left, table };
 
-            let found = differences(&kernel, &erhu, &EXTERNAL, step.times);
+            let found = differences(&kernel, &erhu, &EXTERNAL);
             assert!(
                 found.is_empty(),
                 "{}, packet {}: {} into {:?}\n{}\nkernel: {}\nerhu: {}",
