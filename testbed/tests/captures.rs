@@ -146,7 +146,20 @@ fn adjust_checksum(frame: &mut [u8], at: usize, old: [u8; 4], new: [u8; 4]) {
 }
 
 fn scenario(traffic: &[(f64, Vec<u8>)]) -> Scenario {
-    let scenario = Scenario::of_file("configs/two-tenants.rhai").connections(65_536);
+    play_to(Scenario::of_file("configs/two-tenants.rhai"), traffic)
+}
+
+/// The same with a tenant whose windows are only counted: answers that are made up do not fit what the capture's own
+/// far ends once said, of which the router sees the other half.
+fn liberal(traffic: &[(f64, Vec<u8>)]) -> Scenario {
+    let script = std::fs::read_to_string(repository().join("configs/two-tenants.rhai")).unwrap();
+    let changed = script.replace("id: 1, limit: 60_000", "id: 1, limit: 60_000, tracking: \"liberal\"");
+    assert_ne!(script, changed);
+    play_to(Scenario::of(&changed), traffic)
+}
+
+fn play_to(scenario: Scenario, traffic: &[(f64, Vec<u8>)]) -> Scenario {
+    let scenario = scenario.connections(65_536);
     traffic.iter().fold(scenario, |scenario, (at, frame)| scenario.send_frame(*at, "lan", frame.clone()))
 }
 
@@ -227,10 +240,12 @@ fn judge_forwarding(name: &str, traffic: &[(f64, Vec<u8>)], outcome: &Outcome) {
 
 /// An answer to the first packet of every translated flow comes home to who sent it.
 fn judge_answers(name: &str, traffic: &[(f64, Vec<u8>)]) {
-    let scenario = scenario(traffic);
-    let first_pass = scenario.run();
+    let first_pass = scenario(traffic).run();
     judge_output(name, &first_pass);
     judge_forwarding(name, traffic, &first_pass);
+    let scenario = liberal(traffic);
+    let first_pass = scenario.run();
+    judge_output(name, &first_pass);
     let mut homes = BTreeMap::new();
     let mut answers = 0;
     let scenario = first_pass.packets(WAN).iter().fold(scenario, |scenario, left| {
