@@ -7,6 +7,7 @@
 pub mod compare;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
@@ -28,9 +29,10 @@ pub struct Device {
     pub name: &'static str,
     /// The MAC address that the router's port has there.
     pub mac: Mac,
-    /// The router's address with prefix length.
+    /// The router's addresses with prefix lengths, separated by blanks.
     pub address: &'static str,
-    /// Hosts that are reached directly, with the MAC address of [`host_mac`]. They need not answer ARP.
+    /// Hosts that are reached directly, with the MAC address of [`host_mac`]. They need not answer ARP or neighbour
+    /// solicitations.
     pub hosts: &'static [&'static str],
 }
 
@@ -70,6 +72,12 @@ impl Kernel {
         ] {
             router.sysctl(&format!("net/{parameter}"), value)?;
         }
+        if devices.iter().any(|device| device.address.contains(':')) {
+            router.allow_ipv6()?;
+            for (parameter, value) in [("conf/all/forwarding", "1"), ("icmp/ratelimit", "0")] {
+                router.sysctl(&format!("net/ipv6/{parameter}"), value)?;
+            }
+        }
         let mut wires = BTreeMap::new();
         for device in devices {
             let Device { name, mac, address, .. } = device;
@@ -77,9 +85,12 @@ impl Kernel {
             router.veth(name, &hosts, &far)?;
             let mac = mac.map(|b| format!("{b:02x}")).join(":");
             router.ip(&format!("link set {name} address {mac}"))?;
-            router.ip(&format!("address add {address} dev {name}"))?;
+            for address in address.split_whitespace() {
+                let quiet = if address.contains(':') { " nodad" } else { "" };
+                router.ip(&format!("address add {address} dev {name}{quiet}"))?;
+            }
             for host in device.hosts {
-                let mac = host_mac(host.parse().expect("a host is an IPv4 address")).map(|b| format!("{b:02x}"));
+                let mac = host_mac(host.parse::<IpAddr>().expect("a host is an address")).map(|b| format!("{b:02x}"));
                 router.ip(&format!("neighbour add {host} lladdr {} dev {name} nud permanent", mac.join(":")))?;
             }
             wires.insert(device.side, hosts.inside(|| Wire::open(&far))??);
@@ -122,13 +133,15 @@ impl Kernel {
     }
 
     /// What has left, by all sides: waits until so many packets came or 300 ms passed, then a moment for more.
-    /// ARP is left out.
+    /// ARP and neighbour discovery are left out.
     pub fn left(&mut self, expected: usize) -> Vec<(Side, Seen)> {
         let began = Instant::now();
         let mut left = Vec::new();
         loop {
             for (side, wire) in &mut self.wires {
-                left.extend(wire.waiting().into_iter().filter(|seen| !seen.is_arp()).map(|seen| (*side, seen)));
+                left.extend(
+                    wire.waiting().into_iter().filter(|seen| !seen.is_neighbour_talk()).map(|seen| (*side, seen)),
+                );
             }
             // Forwarding over veth happens within the sending call, or nearly so.
             let patience = if left.len() >= expected { Duration::from_millis(3) } else { Duration::from_millis(300) };
@@ -146,7 +159,11 @@ impl Kernel {
     /// # Panics
     /// If a line cannot be read.
     pub fn table(&self) -> Result<Vec<Entry>, Fault> {
-        let lines = self.router.run("conntrack -L -o extended", PATIENCE)?.success("conntrack -L")?;
+        let mut lines = String::new();
+        for family in ["ipv4", "ipv6"] {
+            let listed = self.router.run(&format!("conntrack -L -f {family} -o extended"), PATIENCE)?;
+            lines += &listed.success("conntrack -L")?;
+        }
         Ok(lines.lines().map(|line| Entry::parse(line).unwrap_or_else(|fault| panic!("{fault}"))).collect())
     }
 }

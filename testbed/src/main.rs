@@ -58,7 +58,7 @@ struct Replay {
     /// Fixes hash keys and the choice of ports
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Answer every ARP request of the router that is not for its own addresses
+    /// Answer every ARP request and neighbour solicitation of the router that is not for its own addresses
     #[arg(long)]
     answer_arp: bool,
     /// Run the clock on to this time after the first packet

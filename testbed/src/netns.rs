@@ -215,7 +215,8 @@ pub fn ip(arguments: &str) -> Result<String, Fault> {
     run(command, PATIENCE)?.success(&format!("ip {arguments}"))
 }
 
-/// A network namespace. Without IPv6, so that nothing is on the wire that a test did not send.
+/// A network namespace. Without IPv6 until [`Namespace::allow_ipv6`], so that nothing is on the wire that a test did not
+/// send.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -311,6 +312,28 @@ impl Namespace {
         let path = format!("/proc/sys/{path}");
         self.inside(|| std::fs::write(&path, value))?
             .map_err(|e| Fault::new(format!("{path} = {value}"), e.to_string()))
+    }
+
+    /// Lets devices that are made from now on have IPv6, quietly: no address of their own, no questions for routers or
+    /// duplicates.
+    ///
+    /// # Errors
+    /// If the kernel has no IPv6.
+    pub fn allow_ipv6(&self) -> Result<(), Fault> {
+        for scope in ["all", "default"] {
+            for (parameter, value) in [
+                ("disable_ipv6", "0"),
+                ("accept_ra", "0"),
+                ("accept_dad", "0"),
+                ("dad_transmits", "0"),
+                ("router_solicitations", "0"),
+                // No link-local address unless one is given.
+                ("addr_gen_mode", "1"),
+            ] {
+                self.sysctl(&format!("net/ipv6/conf/{scope}/{parameter}"), value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a pair of devices, one end here and one in another namespace, both up.

@@ -11,10 +11,13 @@
 //! let error = icmp_error("192.0.2.1", "10.0.0.5", 3, 3).about(&query.l3());
 //! assert_eq!(error.seen().to_string(), "icmp 192.0.2.1 > 10.0.0.5 3/3 about udp 10.0.0.5:5353 > 192.0.2.1:53");
 //! ```
+//!
+//! IPv6 is built by the same functions, from IPv6 addresses: `udp("[2001:db8::5]:5353", "[2001:db8:1::1]:53")`. ICMP is
+//! ICMPv6 then, time to live the hop limit, and a fragment has a fragment header.
 
 pub mod read;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use read::Seen;
 
@@ -42,23 +45,45 @@ pub mod ethertype {
 pub const TCP_FLAGS: [(u8, char); 8] =
     [(2, 'S'), (1, 'F'), (4, 'R'), (8, 'P'), (16, 'A'), (32, 'U'), (64, 'E'), (128, 'C')];
 
-/// A UDP or TCP end, or only an address.
+/// A UDP or TCP end.
 ///
 /// # Panics
-/// If the text is none. For tests.
-fn end(text: &str) -> SocketAddrV4 {
-    text.parse().unwrap_or_else(|_| panic!("{text:?} is not an IPv4 address with a port"))
+/// If the text is none. For tests; so do the functions below.
+fn end(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not an address with a port"))
+}
+
+/// An address.
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not an address"))
 }
 
 /// An IPv4 address.
-fn address(text: &str) -> Ipv4Addr {
+fn address4(text: &str) -> Ipv4Addr {
     text.parse().unwrap_or_else(|_| panic!("{text:?} is not an IPv4 address"))
 }
 
-/// The MAC address of a host without one of its own: `02:00` and its IPv4 address, as replay's ARP answers have it.
-pub fn host_mac(address: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = address.octets();
+/// An IPv6 address.
+fn address6(text: &str) -> Ipv6Addr {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not an IPv6 address"))
+}
+
+/// The MAC address of a host without one of its own: `02:00` and the last four bytes of its address, as replay's
+/// answers to ARP and neighbour solicitations have it.
+pub fn host_mac(address: impl Into<IpAddr>) -> Mac {
+    let [a, b, c, d] = match address.into() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => std::array::from_fn(|i| address.octets()[12 + i]),
+    };
     [2, 0, a, b, c, d]
+}
+
+/// The group that solicitations for an IPv6 address go to, and its MAC address (RFC 4291 section 2.7.1, RFC 2464
+/// section 7).
+pub fn solicited_node(address: Ipv6Addr) -> (Ipv6Addr, Mac) {
+    let [.., a, b, c] = address.octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    (group, [0x33, 0x33, 0xff, a, b, c])
 }
 
 /// One frame to send.
@@ -81,14 +106,17 @@ enum Body {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ip {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    /// Of the same family.
+    destination: IpAddr,
     ttl: u8,
     tos: u8,
     id: u16,
-    /// Flags and offset as they stand in the header.
+    /// Flags and offset as they stand in the IPv4 header.
     fragment: u16,
     options: Vec<u8>,
+    /// IPv6 extension headers: protocol, and bytes after the next header number.
+    extensions: Vec<(u8, Vec<u8>)>,
     upper: Upper,
     payload: Vec<u8>,
     /// Header bytes to overwrite at last, by offset: what breaks a header on purpose.
@@ -112,7 +140,8 @@ enum Checksum {
     Zero,
 }
 
-fn ip(source: Ipv4Addr, destination: Ipv4Addr, upper: Upper) -> Packet {
+fn ip(source: IpAddr, destination: IpAddr, upper: Upper) -> Packet {
+    assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} and {destination} are of one family");
     let ip = Ip {
         source,
         destination,
@@ -121,6 +150,7 @@ fn ip(source: Ipv4Addr, destination: Ipv4Addr, upper: Upper) -> Packet {
         id: 0x1234,
         fragment: 0,
         options: Vec::new(),
+        extensions: Vec::new(),
         upper,
         payload: Vec::new(),
         overwrite: Vec::new(),
@@ -133,10 +163,10 @@ fn ip(source: Ipv4Addr, destination: Ipv4Addr, upper: Upper) -> Packet {
 /// A UDP datagram between two ends (`"10.0.0.5:5353"`), without payload.
 ///
 /// # Panics
-/// If an end is not an IPv4 address with a port; so do the other builders.
+/// If an end is not an address with a port, or they are of two families; so do the other builders.
 pub fn udp(from: &str, to: &str) -> Packet {
     let (from, to) = (end(from), end(to));
-    ip(*from.ip(), *to.ip(), Upper::Udp { sport: from.port(), dport: to.port(), length: None })
+    ip(from.ip(), to.ip(), Upper::Udp { sport: from.port(), dport: to.port(), length: None })
 }
 
 /// A TCP segment between two ends, without flags, payload or options; window 64 240.
@@ -152,19 +182,19 @@ pub fn tcp(from: &str, to: &str) -> Packet {
         options: Vec::new(),
         offset: None,
     };
-    ip(*from.ip(), *to.ip(), upper)
+    ip(from.ip(), to.ip(), upper)
 }
 
 /// An ICMP echo request with sequence number 1.
 pub fn ping(from: &str, to: &str, id: u16) -> Packet {
     let [a, b] = id.to_be_bytes();
-    icmp(from, to, 8, 0, [a, b, 0, 1])
+    icmp(from, to, if address(from).is_ipv4() { 8 } else { 128 }, 0, [a, b, 0, 1])
 }
 
 /// An ICMP echo reply with sequence number 1.
 pub fn pong(from: &str, to: &str, id: u16) -> Packet {
     let [a, b] = id.to_be_bytes();
-    icmp(from, to, 0, 0, [a, b, 0, 1])
+    icmp(from, to, if address(from).is_ipv4() { 0 } else { 129 }, 0, [a, b, 0, 1])
 }
 
 /// Any ICMP message: type, code and the four bytes that follow the checksum.
@@ -177,7 +207,7 @@ pub fn icmp_error(from: &str, to: &str, kind: u8, code: u8) -> Packet {
     icmp(from, to, kind, code, [0; 4])
 }
 
-/// An IPv4 packet of any protocol, without payload.
+/// An IP packet of any protocol, without payload.
 pub fn ip_protocol(from: &str, to: &str, protocol: u8) -> Packet {
     ip(address(from), address(to), Upper::Other(protocol))
 }
@@ -189,17 +219,37 @@ pub fn raw(ethertype: u16, bytes: &[u8]) -> Packet {
 
 /// A broadcast ARP request for `whose`, sent by the host `asker`.
 pub fn arp_request(whose: &str, asker: &str) -> Packet {
-    let asker = address(asker);
+    let asker = address4(asker);
     let sender = (host_mac(asker), asker);
-    let arp = Packet::with(Body::Arp { operation: 1, sender, target: ([0; 6], address(whose)) });
+    let arp = Packet::with(Body::Arp { operation: 1, sender, target: ([0; 6], address4(whose)) });
     arp.mac_to(BROADCAST)
 }
 
 /// An ARP reply of the host `whose` with its [`host_mac`], to `asker` at a MAC address.
 pub fn arp_reply(whose: &str, asker: (&str, Mac)) -> Packet {
-    let whose = address(whose);
-    let target = (asker.1, address(asker.0));
+    let whose = address4(whose);
+    let target = (asker.1, address4(asker.0));
     Packet::with(Body::Arp { operation: 2, sender: (host_mac(whose), whose), target }).mac_to(asker.1)
+}
+
+/// A neighbour solicitation for `whose`, sent by the host `asker` to the solicited-node group (RFC 4861 section 4.3).
+pub fn neighbour_solicitation(whose: &str, asker: &str) -> Packet {
+    let (whose, asker) = (address6(whose), address6(asker));
+    let (group, mac) = solicited_node(whose);
+    let body = [&whose.octets()[..], &[1, 1], &host_mac(asker)].concat();
+    ip(asker.into(), group.into(), Upper::Icmp { kind: 135, code: 0, rest: [0; 4] })
+        .ttl(255)
+        .payload(&body)
+        .mac_to(mac)
+}
+
+/// The advertisement of the host `whose`, solicited and overriding, with its [`host_mac`], to `asker` at a MAC address
+/// (RFC 4861 section 4.4).
+pub fn neighbour_advertisement(whose: &str, asker: (&str, Mac)) -> Packet {
+    let whose = address6(whose);
+    let body = [&whose.octets()[..], &[2, 1], &host_mac(whose)].concat();
+    let upper = Upper::Icmp { kind: 136, code: 0, rest: [0x60, 0, 0, 0] };
+    ip(whose.into(), address(asker.0), upper).ttl(255).payload(&body).mac_to(asker.1)
 }
 
 impl Packet {
@@ -284,10 +334,37 @@ impl Packet {
         self.change(|ip| ip.fragment |= 0x4000)
     }
 
-    /// Makes it a fragment as it stands: offset in bytes, and whether more follow.
+    /// Makes it a fragment as it stands: offset in bytes, and whether more follow. IPv6: the fragment header comes last.
     #[must_use]
     pub fn fragment(self, offset: u16, more: bool) -> Self {
-        self.change(|ip| ip.fragment = (ip.fragment & 0x4000) | (offset / 8) | if more { 0x2000 } else { 0 })
+        self.change(|ip| {
+            if ip.source.is_ipv6() {
+                let [high, low] = (offset & !7 | u16::from(more)).to_be_bytes();
+                let [a, b] = ip.id.to_be_bytes();
+                ip.extensions.push((44, vec![0, high, low, 0, 0, a, b]));
+                return;
+            }
+            ip.fragment = (ip.fragment & 0x4000) | (offset / 8) | if more { 0x2000 } else { 0 };
+        })
+    }
+
+    /// Adds an IPv6 extension header behind those that are there: its protocol, and options, padded as they must be.
+    #[must_use]
+    pub fn extension(self, protocol: u8, options: &[u8]) -> Self {
+        self.change(|ip| {
+            let length = (2 + options.len()).next_multiple_of(8);
+            let units = u8::try_from(length / 8 - 1).expect("at most 2048 bytes");
+            let mut body = [&[units], options].concat();
+            match length - 1 - body.len() {
+                0 => {}
+                1 => body.push(0), // Pad1
+                more => {
+                    body.extend([1, u8::try_from(more - 2).expect("below 8")]); // PadN
+                    body.resize(length - 1, 0);
+                }
+            }
+            ip.extensions.push((protocol, body));
+        })
     }
 
     /// IP options; padded with end-of-list to four bytes.
@@ -371,7 +448,8 @@ impl Packet {
     /// What an ICMP error quotes of a packet (from its IP header on): the IP header and 8 bytes, the least there is.
     #[must_use]
     pub fn about(self, l3: &[u8]) -> Self {
-        let header = usize::from(l3.first().copied().unwrap_or(0x45) & 15) * 4;
+        let first = l3.first().copied().unwrap_or(0x45);
+        let header = if first >> 4 == 6 { 40 } else { usize::from(first & 15) * 4 };
         self.about_bytes(l3, header + 8)
     }
 
@@ -396,7 +474,7 @@ impl Packet {
         })
     }
 
-    /// The next-hop MTU of "fragmentation needed" (RFC 1191).
+    /// The next-hop MTU of "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 section 3.2).
     #[must_use]
     pub fn next_hop_mtu(self, mtu: u16) -> Self {
         let [a, b] = mtu.to_be_bytes();
@@ -462,6 +540,7 @@ impl Packet {
     pub fn bytes(&self) -> Vec<u8> {
         let (source, kind) = match &self.body {
             Body::Arp { sender, .. } => (sender.0, ethertype::ARP),
+            Body::Ip(ip) if ip.source.is_ipv6() => (host_mac(ip.source), ethertype::IPV6),
             Body::Ip(ip) => (host_mac(ip.source), ethertype::IPV4),
             Body::Raw { ethertype, .. } => ([2, 0, 0, 0, 0, 1], *ethertype),
         };
@@ -486,6 +565,9 @@ impl Packet {
 
 impl Ip {
     fn bytes(&self) -> Vec<u8> {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (self.source, self.destination) else {
+            return self.bytes6();
+        };
         let upper = self.upper_bytes();
         let header = 20 + self.options.len();
         let length = u16::try_from(header + upper.len()).expect("no test sends more than 64 KiB");
@@ -493,9 +575,9 @@ impl Ip {
         bytes.extend(length.to_be_bytes());
         bytes.extend(self.id.to_be_bytes());
         bytes.extend(self.fragment.to_be_bytes());
-        bytes.extend([self.ttl, self.upper.protocol(), 0, 0]);
-        bytes.extend(self.source.octets());
-        bytes.extend(self.destination.octets());
+        bytes.extend([self.ttl, self.protocol(), 0, 0]);
+        bytes.extend(source.octets());
+        bytes.extend(destination.octets());
         bytes.extend(&self.options);
         for (offset, value) in &self.overwrite {
             bytes[*offset] = *value;
@@ -504,6 +586,38 @@ impl Ip {
         bytes[10..12].copy_from_slice(&sum.to_be_bytes());
         bytes.extend(upper);
         bytes
+    }
+
+    fn bytes6(&self) -> Vec<u8> {
+        let upper = self.upper_bytes();
+        let extensions: usize = self.extensions.iter().map(|(_, body)| 1 + body.len()).sum();
+        let length = u16::try_from(extensions + upper.len()).expect("no test sends more than 64 KiB");
+        let next = |number: usize| self.extensions.get(number).map_or(self.protocol(), |(protocol, _)| *protocol);
+        let mut bytes = (6 << 28 | u32::from(self.tos) << 20).to_be_bytes().to_vec();
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([next(0), self.ttl]);
+        for address in [self.source, self.destination] {
+            bytes.extend(octets(address));
+        }
+        for (offset, value) in &self.overwrite {
+            bytes[*offset] = *value;
+        }
+        for (number, (_, body)) in self.extensions.iter().enumerate() {
+            bytes.push(next(number + 1));
+            bytes.extend(body);
+        }
+        bytes.extend(upper);
+        bytes
+    }
+
+    fn protocol(&self) -> u8 {
+        match &self.upper {
+            Upper::Udp { .. } => 17,
+            Upper::Tcp { .. } => 6,
+            Upper::Icmp { .. } if self.source.is_ipv6() => 58,
+            Upper::Icmp { .. } => 1,
+            Upper::Other(protocol) => *protocol,
+        }
     }
 
     fn upper_bytes(&self) -> Vec<u8> {
@@ -536,25 +650,32 @@ impl Ip {
             Upper::Other(_) => return self.payload.clone(),
         };
         bytes.extend(&self.payload);
-        let icmp = matches!(self.upper, Upper::Icmp { .. });
-        let pseudo = if icmp { Vec::new() } else { self.pseudo_header(bytes.len()) };
+        let length = u16::try_from(bytes.len()).expect("no test sends more than 64 KiB");
+        let pseudo = pseudo_header(self.source, self.destination, self.protocol(), length);
         let right = internet_checksum(&[&pseudo[..], &bytes].concat());
         let right = if matches!(self.upper, Upper::Udp { .. }) && right == 0 { 0xffff } else { right };
         let sum = self.upper_checksum.over(right);
         bytes[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
         bytes
     }
+}
 
-    fn pseudo_header(&self, length: usize) -> Vec<u8> {
-        let length = u16::try_from(length).expect("no test sends more than 64 KiB");
-        pseudo_header(self.source, self.destination, self.upper.protocol(), length)
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
-/// What TCP and UDP checksums cover besides the segment (RFC 9293 section 3.1).
-fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16) -> Vec<u8> {
-    let mut bytes = source.octets().to_vec();
-    bytes.extend(destination.octets());
+/// What checksums of layer 4 cover besides the segment (RFC 9293 section 3.1, RFC 8200 section 8.1); of ICMP for IPv4
+/// nothing.
+fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: u16) -> Vec<u8> {
+    if protocol == 1 {
+        return Vec::new();
+    }
+    let mut bytes = octets(source);
+    bytes.extend(octets(destination));
+    // IPv6 has a word for each of the two; zeros do not change the sum.
     bytes.extend([0, protocol]);
     bytes.extend(length.to_be_bytes());
     bytes
@@ -570,17 +691,6 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).expect("folded above")
-}
-
-impl Upper {
-    fn protocol(&self) -> u8 {
-        match self {
-            Self::Udp { .. } => 17,
-            Self::Tcp { .. } => 6,
-            Self::Icmp { .. } => 1,
-            Self::Other(protocol) => *protocol,
-        }
-    }
 }
 
 impl Checksum {
@@ -611,6 +721,25 @@ mod tests {
         want.extend([0x45, 0, 0, 31, 1, 2, 0x40, 0, 64, 17, 0x6d, 0xc6, 10, 0, 0, 5, 192, 0, 2, 1]);
         want.extend([0x9c, 0x40, 0, 53, 0, 11, 0x24, 0xf3, b'h', b'i', b'\n']);
         assert_eq!(packet.bytes(), want);
+    }
+
+    #[test]
+    fn a_known_datagram_of_ipv6_comes_out_byte_for_byte() {
+        let packet = udp("[2001:db8::5]:40000", "[2001:db8:1::1]:53").ttl(63).payload(b"hi\n").mac_to([1; 6]);
+        let mut want = vec![1, 1, 1, 1, 1, 1, 2, 0, 0, 0, 0, 5, 0x86, 0xdd];
+        want.extend([0x60, 0, 0, 0, 0, 11, 17, 63]);
+        want.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
+        want.extend([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        // The checksum was worked out by other means.
+        want.extend([0x9c, 0x40, 0, 53, 0, 11, 0x95, 0x80, b'h', b'i', b'\n']);
+        assert_eq!(packet.bytes(), want);
+    }
+
+    #[test]
+    fn extension_headers_stand_in_their_order_and_are_padded() {
+        let l3 = udp("[::5]:1", "[::6]:2").extension(0, &[5, 2, 0, 0]).extension(60, b"").fragment(1480, true).l3();
+        assert_eq!((l3[6], &l3[40..48]), (0, &[60, 0, 5, 2, 0, 0, 1, 0][..]));
+        assert_eq!(&l3[48..64], &[44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 5, 0xc9, 0, 0, 0x12, 0x34]);
     }
 
     #[test]

@@ -20,7 +20,7 @@
 //! outcome.drops(&[]);
 //! ```
 //!
-//! Time 0 is the first packet, so some packet must be sent at it. Neighbours answer ARP unless
+//! Time 0 is the first packet, so some packet must be sent at it. Neighbours answer ARP and solicitations unless
 //! [`Scenario::silent_neighbours`] says otherwise. Whatever a test asserts, [`Scenario::run`] checks that connections
 //! made minus connections ended are those in the table, that no external tuple is given twice, and that frames leave
 //! with right checksums if they came with right ones.
@@ -224,7 +224,7 @@ impl Scenario {
         self
     }
 
-    /// Neighbours do not answer ARP by themselves.
+    /// Neighbours do not answer ARP or solicitations by themselves.
     #[must_use]
     pub fn silent_neighbours(mut self) -> Self {
         self.answer_arp = false;
@@ -238,7 +238,7 @@ impl Scenario {
         self
     }
 
-    /// Lets a peer answer: runs, and sends on the same side what `peer` makes of each packet (ARP left out) that left
+    /// Lets a peer answer: runs, and sends on the same side what `peer` makes of each packet (ARP and neighbour discovery left out) that left
     /// there, so many seconds after it. What is sent later does not change what left before, so the packets that were
     /// answered leave again.
     ///

@@ -15,7 +15,7 @@ mod oracle;
 mod own;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use erhu_testbed::packet::read::{Content, Seen, Upper};
@@ -204,7 +204,10 @@ fn judge_output(name: &str, outcome: &Outcome) {
                 assert!(is_pool(ip.source), "{name}: left untranslated: {seen}");
                 if let Upper::Icmp(icmp) = &ip.upper {
                     let quoted = icmp.quoted.as_ref();
-                    assert!(quoted.is_none_or(|q| is_pool(q.destination)), "{name}: quoted untranslated: {seen}");
+                    assert!(
+                        quoted.is_none_or(|q| matches!(q.destination, IpAddr::V4(to) if is_pool(to))),
+                        "{name}: quoted untranslated: {seen}"
+                    );
                 }
             }
             _ => panic!("{name}: left wan: {seen}"),

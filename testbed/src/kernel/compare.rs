@@ -5,9 +5,9 @@
 //! routers may choose it differently.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::packet::read::{Seen, Upper, is_error};
+use crate::packet::read::{Content, Icmp, Seen, Upper};
 use crate::scenario::{Entry, Side};
 
 /// What one router did with one packet.
@@ -21,7 +21,7 @@ pub struct Observed {
 
 /// The differences, as text; none if the routers did the same. `external` are the addresses that connections are
 /// translated to. Times may differ by a second.
-pub fn differences(kernel: &Observed, erhu: &Observed, external: &[Ipv4Addr]) -> Vec<String> {
+pub fn differences(kernel: &Observed, erhu: &Observed, external: &[IpAddr]) -> Vec<String> {
     let mut found = Vec::new();
     let mut compare = |what: &str, kernel: BTreeSet<String>, erhu: BTreeSet<String>| {
         found.extend(kernel.difference(&erhu).map(|line| format!("{what}: only the kernel has {line}")));
@@ -41,26 +41,36 @@ pub fn differences(kernel: &Observed, erhu: &Observed, external: &[Ipv4Addr]) ->
 }
 
 /// A packet without what may differ.
-fn packet(side: Side, seen: &Seen, external: &[Ipv4Addr]) -> String {
-    let ip = seen.ip();
+fn packet(side: Side, seen: &Seen, external: &[IpAddr]) -> String {
+    let (ttl, tos) = match &seen.content {
+        Content::Ip(ip) => (ip.ttl, ip.tos),
+        Content::Ip6(ip) => (ip.hop_limit, ip.class),
+        _ => (0, 0),
+    };
+    let is_query = matches!(seen.upper(), Upper::Icmp(icmp) if !icmp.is_error());
     let mut text = seen.to_string();
     // The source of what leaves translated, and the quoted source in an error about it.
     for address in external {
-        text = without_number(&text, &format!("{address}:"));
-        if matches!(&ip.upper, Upper::Icmp(icmp) if !is_error(icmp.kind)) && ip.source == *address {
+        text = without_number(&text, &before_port(*address));
+        if is_query && seen.ends().0.ip() == *address {
             text = without_number(&text, "echo-request ");
         }
     }
-    let made_here = matches!(&ip.upper, Upper::Icmp(icmp) if is_error(icmp.kind)) && ip.ttl == 64;
+    let made_here = matches!(seen.upper(), Upper::Icmp(icmp) if icmp.is_error()) && ttl == 64;
     // How much an error quotes is its maker's choice.
     let rest = if made_here { String::new() } else { format!(" payload {:?}", without_ends(seen)) };
-    format!("{side:?} {text} ttl {} tos {:#x}{rest}", ip.ttl, if made_here { 0 } else { ip.tos })
+    format!("{side:?} {text} ttl {ttl} tos {:#x}{rest}", if made_here { 0 } else { tos })
+}
+
+/// How lines write an address that a port follows.
+fn before_port(address: IpAddr) -> String {
+    SocketAddr::new(address, 0).to_string().trim_end_matches('0').to_owned()
 }
 
 /// The payload; of ICMP errors only its length, as addresses, ports and checksums in it are translated.
 fn without_ends(seen: &Seen) -> Vec<u8> {
-    match &seen.ip().upper {
-        Upper::Icmp(icmp) if is_error(icmp.kind) => icmp.payload.len().to_be_bytes().to_vec(),
+    match seen.upper() {
+        Upper::Icmp(icmp @ Icmp { payload, .. }) if icmp.is_error() => payload.len().to_be_bytes().to_vec(),
         Upper::Udp(_) | Upper::Tcp(_) | Upper::Icmp(_) => seen.payload().to_vec(),
         _ => seen.l3().to_vec(),
     }
@@ -87,7 +97,7 @@ fn connection(entry: &Entry) -> String {
         return text;
     }
     let reply = entry.reply.to_string();
-    let number = entry.reply.dport.map_or_else(|| "#".to_owned(), |_| format!("{}:", entry.reply.dst));
+    let number = entry.reply.dport.map_or_else(|| "#".to_owned(), |_| before_port(entry.reply.dst));
     text.replacen(&reply, &without_number(&reply, &number), 1)
 }
 
@@ -103,7 +113,7 @@ mod tests {
     use super::*;
     use crate::packet::{icmp_error, udp};
 
-    const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+    const OUTSIDE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 10));
     const WAN: Side = Side::untagged("wan");
 
     fn observed(from: &str, entry: &str) -> Observed {
@@ -136,6 +146,22 @@ mod tests {
         assert_eq!(differences(&kernel, &replied, &[OUTSIDE]).len(), 2);
         let dropped = Observed { left: Vec::new(), ..kernel.clone() };
         assert_eq!(differences(&kernel, &dropped, &[OUTSIDE]).len(), 2);
+    }
+
+    #[test]
+    fn external_ports_of_ipv6_may_differ_too() {
+        let outside: IpAddr = "2001:db8::10".parse().unwrap();
+        let observed = |port: u16| {
+            let entry = format!(
+                "ipv6 10 udp 17 30 src=fd00::5 dst=2001:db8:1::1 sport=5353 dport=53 [UNREPLIED] src=2001:db8:1::1 \
+                 dst=2001:db8::10 sport=53 dport={port} mark=0 use=1"
+            );
+            let left = udp(&format!("[2001:db8::10]:{port}"), "[2001:db8:1::1]:53").payload(b"x").seen();
+            Observed { left: vec![(WAN, left)], table: vec![Entry::parse(&entry).unwrap()] }
+        };
+        let found = differences(&observed(5353), &observed(1024), &[outside]);
+        assert_eq!(found, Vec::<String>::new());
+        assert_eq!(differences(&observed(5353), &observed(1024), &[OUTSIDE]).len(), 2);
     }
 
     #[test]

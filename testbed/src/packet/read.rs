@@ -9,11 +9,19 @@
 //! icmp 10.0.0.5 > 192.0.2.1 echo-request 77
 //! icmp 192.0.2.1 > 10.0.0.5 3/3 about udp 10.0.0.5:5353 > 192.0.2.1:53
 //! arp who-has 10.0.0.5 tell 10.0.0.1
+//! udp [2001:db8::5]:5353 > [2001:db8:1::1]:53
+//! icmpv6 2001:db8::1 > 2001:db8::5 1/4 about udp [2001:db8::5]:5353 > [2001:db8:1::1]:53
+//! nd who-has 2001:db8::5 tell 2001:db8::1
 //! udp 10.0.0.5:5353 > 192.0.2.1:53 !udp-checksum
 //! ```
 
+mod ipv6;
+
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+
+use ipv6::Chain;
+pub use ipv6::{Ip6, Nd};
 
 use super::{Mac, Packet, TCP_FLAGS, ethertype, icmp, internet_checksum, pseudo_header, tcp, udp};
 use crate::pcap::Record;
@@ -44,6 +52,8 @@ pub enum Content {
     Arp(Arp),
     /// IPv4.
     Ip(Ip),
+    /// IPv6.
+    Ip6(Ip6),
     /// Another ethertype.
     Other(u16),
     /// Nothing that can be decoded, and why.
@@ -92,7 +102,7 @@ pub struct Ip {
     pub upper: Upper,
 }
 
-/// What an IPv4 packet carries.
+/// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upper {
     /// A UDP datagram.
@@ -150,6 +160,8 @@ pub struct Tcp {
 /// An ICMP message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Icmp {
+    /// Whether it is ICMPv6.
+    pub v6: bool,
     /// Type.
     pub kind: u8,
     /// Code.
@@ -168,14 +180,14 @@ pub struct Icmp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quoted {
     /// Source address.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Destination address.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// Protocol.
     pub protocol: u8,
     /// Time to live.
     pub ttl: u8,
-    /// Identification.
+    /// Identification; of IPv6 0.
     pub id: u16,
     /// Total length that the header states, bytes.
     pub length: u16,
@@ -183,7 +195,7 @@ pub struct Quoted {
     pub sport: u16,
     /// Destination port; 0 for ICMP.
     pub dport: u16,
-    /// Whether the header's checksum is right.
+    /// Whether the header's checksum is right, or there is none.
     pub ip_checksum_ok: bool,
     /// Whether the checksum of layer 4 is right, where all of the packet is quoted.
     pub checksum_ok: Option<bool>,
@@ -202,6 +214,11 @@ fn long(bytes: &[u8], at: usize) -> u32 {
 
 fn address_at(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::from(long(bytes, at))
+}
+
+fn address6_at(bytes: &[u8], at: usize) -> Ipv6Addr {
+    let octets: [u8; 16] = std::array::from_fn(|i| bytes[at + i]);
+    octets.into()
 }
 
 fn mac_at(bytes: &[u8], at: usize) -> Mac {
@@ -254,6 +271,7 @@ impl Seen {
         seen.content = match kind {
             ethertype::ARP => Arp::of(bytes).map_or(Content::Broken("no ARP for IPv4"), Content::Arp),
             ethertype::IPV4 => Ip::of(bytes).map_or_else(Content::Broken, Content::Ip),
+            ethertype::IPV6 => Ip6::of(bytes).map_or_else(Content::Broken, Content::Ip6),
             other => Content::Other(other),
         };
         seen
@@ -271,6 +289,7 @@ impl Seen {
     pub fn l3(&self) -> &[u8] {
         let length = match &self.content {
             Content::Ip(ip) => usize::from(ip.length),
+            Content::Ip6(ip) => usize::from(ip.length),
             _ => usize::MAX,
         };
         &self.frame[self.l3..self.frame.len().min(self.l3.saturating_add(length))]
@@ -279,6 +298,24 @@ impl Seen {
     /// Whether it is ARP.
     pub const fn is_arp(&self) -> bool {
         matches!(self.content, Content::Arp(_))
+    }
+
+    /// Whether it is ARP or what IPv6 has instead: a neighbour solicitation or advertisement.
+    pub fn is_neighbour_talk(&self) -> bool {
+        self.is_arp() || self.nd().is_some()
+    }
+
+    /// The neighbour solicitation or advertisement, if it is one.
+    pub fn nd(&self) -> Option<Nd> {
+        let Content::Ip6(Ip6 { upper: Upper::Icmp(icmp), .. }) = &self.content else { return None };
+        let is_one = matches!(icmp.kind, 135 | 136) && icmp.payload.len() >= 16;
+        is_one.then(|| Nd {
+            asks: icmp.kind == 135,
+            target: address6_at(&icmp.payload, 0),
+            mac: (icmp.payload.len() >= 24 && matches!(icmp.payload[16..18], [1 | 2, 1]))
+                .then(|| mac_at(&icmp.payload, 18)),
+            flags: icmp.rest[0],
+        })
     }
 
     /// The ARP message.
@@ -302,10 +339,29 @@ impl Seen {
         }
     }
 
+    /// The IPv6 packet.
+    #[track_caller]
+    pub fn ip6(&self) -> &Ip6 {
+        match &self.content {
+            Content::Ip6(ip) => ip,
+            _ => panic!("{self} is not IPv6"),
+        }
+    }
+
+    /// What the IP packet of either family carries.
+    #[track_caller]
+    pub fn upper(&self) -> &Upper {
+        match &self.content {
+            Content::Ip(ip) => &ip.upper,
+            Content::Ip6(ip) => &ip.upper,
+            _ => panic!("{self} is not IP"),
+        }
+    }
+
     /// The TCP segment.
     #[track_caller]
     pub fn tcp(&self) -> &Tcp {
-        match &self.ip().upper {
+        match self.upper() {
             Upper::Tcp(tcp) => tcp,
             _ => panic!("{self} is not TCP"),
         }
@@ -314,7 +370,7 @@ impl Seen {
     /// The UDP datagram.
     #[track_caller]
     pub fn udp(&self) -> &Udp {
-        match &self.ip().upper {
+        match self.upper() {
             Upper::Udp(udp) => udp,
             _ => panic!("{self} is not UDP"),
         }
@@ -323,7 +379,7 @@ impl Seen {
     /// The ICMP message.
     #[track_caller]
     pub fn icmp(&self) -> &Icmp {
-        match &self.ip().upper {
+        match self.upper() {
             Upper::Icmp(icmp) => icmp,
             _ => panic!("{self} is not ICMP"),
         }
@@ -335,7 +391,20 @@ impl Seen {
         self.icmp().quoted.as_ref().unwrap_or_else(|| panic!("{self} quotes nothing"))
     }
 
-    /// Source address and port; for ICMP the identifier stands in for the port, for other protocols 0.
+    /// Source and destination of either family, with ports; for ICMP the identifier stands in for both ports, for other
+    /// protocols 0.
+    #[track_caller]
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let (source, destination): (IpAddr, IpAddr) = match &self.content {
+            Content::Ip(ip) => (ip.source.into(), ip.destination.into()),
+            Content::Ip6(ip) => (ip.source.into(), ip.destination.into()),
+            _ => panic!("{self} is not IP"),
+        };
+        let (sport, dport) = self.upper().ports();
+        (SocketAddr::new(source, sport), SocketAddr::new(destination, dport))
+    }
+
+    /// Source address and port of IPv4; for ICMP the identifier stands in for the port, for other protocols 0.
     #[track_caller]
     pub fn source(&self) -> SocketAddrV4 {
         SocketAddrV4::new(self.ip().source, self.ip().upper.ports().0)
@@ -350,7 +419,7 @@ impl Seen {
     /// Payload of UDP, TCP or ICMP.
     #[track_caller]
     pub fn payload(&self) -> &[u8] {
-        match &self.ip().upper {
+        match self.upper() {
             Upper::Udp(udp) => &udp.payload,
             Upper::Tcp(tcp) => &tcp.payload,
             Upper::Icmp(icmp) => &icmp.payload,
@@ -362,12 +431,13 @@ impl Seen {
     /// for echo.
     #[track_caller]
     pub fn answer(&self) -> Packet {
-        let (from, to) = (self.destination(), self.source());
-        match &self.ip().upper {
+        let (to, from) = self.ends();
+        match self.upper() {
             Upper::Udp(_) => udp(&from.to_string(), &to.to_string()),
             Upper::Tcp(_) => tcp(&from.to_string(), &to.to_string()),
-            Upper::Icmp(i) if i.kind == 8 => {
-                icmp(&from.ip().to_string(), &to.ip().to_string(), 0, 0, i.rest).payload(&i.payload)
+            Upper::Icmp(i) if i.is_echo_request() => {
+                let kind = if i.v6 { 129 } else { 0 };
+                icmp(&from.ip().to_string(), &to.ip().to_string(), kind, 0, i.rest).payload(&i.payload)
             }
             _ => panic!("nobody answers {self}"),
         }
@@ -377,6 +447,7 @@ impl Seen {
     pub fn faults(&self) -> Vec<&'static str> {
         match &self.content {
             Content::Ip(ip) => ip.faults(),
+            Content::Ip6(ip) => ip.upper.faults(),
             Content::Broken(why) => vec![why],
             _ => Vec::new(),
         }
@@ -424,7 +495,11 @@ impl Ip {
             length,
             protocol: bytes[9],
             checksum_ok: internet_checksum(&bytes[..header]) == 0,
-            upper: if more || offset != 0 { Upper::Fragment } else { Upper::of(source, destination, bytes[9], body) },
+            upper: if more || offset != 0 {
+                Upper::Fragment
+            } else {
+                Upper::of(source.into(), destination.into(), bytes[9], body)
+            },
         })
     }
 
@@ -433,31 +508,13 @@ impl Ip {
         if !self.checksum_ok {
             faults.push("ip-checksum");
         }
-        match &self.upper {
-            Upper::Udp(udp) if !udp.checksum_ok => faults.push("udp-checksum"),
-            Upper::Tcp(tcp) if !tcp.checksum_ok => faults.push("tcp-checksum"),
-            Upper::Icmp(icmp) => {
-                if !icmp.checksum_ok {
-                    faults.push("icmp-checksum");
-                }
-                if let Some(quoted) = &icmp.quoted {
-                    if !quoted.ip_checksum_ok {
-                        faults.push("quoted-ip-checksum");
-                    }
-                    if quoted.checksum_ok == Some(false) {
-                        faults.push("quoted-checksum");
-                    }
-                }
-            }
-            Upper::Broken(why) => faults.push(why),
-            _ => {}
-        }
+        faults.extend(self.upper.faults());
         faults
     }
 }
 
 impl Upper {
-    fn of(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, body: &[u8]) -> Self {
+    fn of(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8]) -> Self {
         let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
         let sum_ok = |bytes: &[u8]| {
             let pseudo = pseudo_header(source, destination, protocol, u16::try_from(bytes.len()).unwrap_or(length));
@@ -497,14 +554,19 @@ impl Upper {
                     payload: body[header..].to_vec(),
                 })
             }
-            1 if body.len() < 8 => Self::Broken("shorter than an ICMP header"),
-            1 => Self::Icmp(Icmp {
+            1 | 58 if body.len() < 8 => Self::Broken("shorter than an ICMP header"),
+            1 | 58 => Self::Icmp(Icmp {
+                v6: protocol == 58,
                 kind: body[0],
                 code: body[1],
                 rest: [body[4], body[5], body[6], body[7]],
-                checksum_ok: internet_checksum(body) == 0,
+                checksum_ok: sum_ok(body),
                 payload: body[8..].to_vec(),
-                quoted: if is_error(body[0]) { Quoted::of(&body[8..]) } else { None },
+                quoted: match protocol {
+                    58 if body[0] < 128 => Quoted::of6(&body[8..]),
+                    1 if is_error(body[0]) => Quoted::of(&body[8..]),
+                    _ => None,
+                },
             }),
             _ => Self::Other(body.to_vec()),
         }
@@ -515,19 +577,76 @@ impl Upper {
         match self {
             Self::Udp(udp) => (udp.sport, udp.dport),
             Self::Tcp(tcp) => (tcp.sport, tcp.dport),
-            Self::Icmp(icmp) if !is_error(icmp.kind) => (icmp.id(), icmp.id()),
+            Self::Icmp(icmp) if !icmp.is_error() => (icmp.id(), icmp.id()),
             _ => (0, 0),
+        }
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        let mut faults = Vec::new();
+        match self {
+            Self::Udp(udp) if !udp.checksum_ok => faults.push("udp-checksum"),
+            Self::Tcp(tcp) if !tcp.checksum_ok => faults.push("tcp-checksum"),
+            Self::Icmp(icmp) => {
+                if !icmp.checksum_ok {
+                    faults.push("icmp-checksum");
+                }
+                if let Some(quoted) = &icmp.quoted {
+                    if !quoted.ip_checksum_ok {
+                        faults.push("quoted-ip-checksum");
+                    }
+                    if quoted.checksum_ok == Some(false) {
+                        faults.push("quoted-checksum");
+                    }
+                }
+            }
+            Self::Broken(why) => faults.push(why),
+            _ => {}
+        }
+        faults
+    }
+
+    /// What lines say of it, between two addresses.
+    fn line(&self, f: &mut fmt::Formatter<'_>, from: IpAddr, to: IpAddr, other: &str) -> fmt::Result {
+        let end = SocketAddr::new;
+        match self {
+            Self::Udp(udp) => write!(f, "udp {} > {}", end(from, udp.sport), end(to, udp.dport)),
+            Self::Tcp(tcp) => {
+                let flags = tcp_flag_letters(tcp.flags);
+                write!(f, "tcp {} > {} {flags}", end(from, tcp.sport), end(to, tcp.dport))
+            }
+            Self::Icmp(icmp) => {
+                write!(f, "{} {from} > {to} ", if icmp.v6 { "icmpv6" } else { "icmp" })?;
+                match (icmp.v6, icmp.kind, &icmp.quoted) {
+                    (false, 8, _) | (true, 128, _) => write!(f, "echo-request {}", icmp.id()),
+                    (false, 0, _) | (true, 129, _) => write!(f, "echo-reply {}", icmp.id()),
+                    (_, kind, Some(quoted)) => write!(f, "{kind}/{} about {quoted}", icmp.code),
+                    (_, kind, None) => write!(f, "{kind}/{}", icmp.code),
+                }
+            }
+            Self::Fragment => write!(f, "fragment {from} > {to} {other}"),
+            Self::Other(_) | Self::Broken(_) => write!(f, "{other} {from} > {to}"),
         }
     }
 }
 
 impl Icmp {
+    /// Whether it is an error, which quotes the packet it is about.
+    pub const fn is_error(&self) -> bool {
+        if self.v6 { self.kind < 128 } else { is_error(self.kind) }
+    }
+
+    /// Whether it asks for an echo.
+    pub const fn is_echo_request(&self) -> bool {
+        self.kind == if self.v6 { 128 } else { 8 }
+    }
+
     /// The identifier of an echo or another query.
     pub const fn id(&self) -> u16 {
         u16::from_be_bytes([self.rest[0], self.rest[1]])
     }
 
-    /// The next-hop MTU of "fragmentation needed".
+    /// The next-hop MTU of "fragmentation needed" and of "packet too big".
     pub const fn next_hop_mtu(&self) -> u16 {
         u16::from_be_bytes([self.rest[2], self.rest[3]])
     }
@@ -539,29 +658,55 @@ impl Quoted {
         if bytes[0] >> 4 != 4 || header < 20 || bytes.len() < header + 8 {
             return None;
         }
-        let (source, destination, protocol) = (address_at(bytes, 12), address_at(bytes, 16), bytes[9]);
         let length = word(bytes, 2);
         // RFC 4884 pads the quote; what lies beyond the packet's own end is not part of it.
         let body = &bytes[header..bytes.len().min(usize::from(length).max(header + 8))];
-        let has_ports = matches!(protocol, 6 | 17);
         let upper_length = length.saturating_sub(u16::try_from(header).unwrap_or(0));
-        let pseudo = if has_ports { pseudo_header(source, destination, protocol, upper_length) } else { Vec::new() };
+        let ends = (address_at(bytes, 12).into(), address_at(bytes, 16).into());
+        let ip_checksum_ok = internet_checksum(&bytes[..header]) == 0;
+        let quoted = Self::with(ends, bytes[9], body, upper_length);
+        Some(Self { ttl: bytes[8], id: word(bytes, 4), length, ip_checksum_ok, ..quoted })
+    }
+
+    fn of6(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < 40 || bytes[0] >> 4 != 6 {
+            return None;
+        }
+        let length = word(bytes, 4).checked_add(40)?;
+        let packet = &bytes[..bytes.len().min(usize::from(length))];
+        let chain = Chain::of(packet)?;
+        let (body, at) = (packet.get(chain.at..)?, u16::try_from(chain.at).ok()?);
+        let ends = (address6_at(bytes, 8).into(), address6_at(bytes, 24).into());
+        let quoted = Self::with(ends, chain.protocol, body, length - at);
+        (body.len() >= 8).then_some(Self { ttl: bytes[7], length, ..quoted })
+    }
+
+    /// What both families have in common; `upper_length` is what the header states.
+    fn with((source, destination): (IpAddr, IpAddr), protocol: u8, body: &[u8], upper_length: u16) -> Self {
+        let is_icmp = matches!(protocol, 1 | 58);
+        let pseudo = if is_icmp || matches!(protocol, 6 | 17) {
+            pseudo_header(source, destination, protocol, upper_length)
+        } else {
+            Vec::new()
+        };
         let residue = !internet_checksum(&[&pseudo[..], body].concat());
         let whole = body.len() == usize::from(upper_length);
-        let no_checksum = protocol == 17 && word(body, 6) == 0;
-        Some(Self {
+        let field = |at: usize| if body.len() >= at + 2 { word(body, at) } else { 0 };
+        let no_checksum = protocol == 17 && field(6) == 0;
+        Self {
             source,
             destination,
             protocol,
-            ttl: bytes[8],
-            id: word(bytes, 4),
-            length,
-            sport: word(body, if protocol == 1 { 4 } else { 0 }),
-            dport: if protocol == 1 { 0 } else { word(body, 2) },
-            ip_checksum_ok: internet_checksum(&bytes[..header]) == 0,
-            checksum_ok: (whole && (has_ports || protocol == 1)).then_some(no_checksum || residue == 0xffff),
+            ttl: 0,
+            id: 0,
+            length: 0,
+            sport: field(if is_icmp { 4 } else { 0 }),
+            dport: if is_icmp { 0 } else { field(2) },
+            ip_checksum_ok: true,
+            checksum_ok: (whole && (is_icmp || matches!(protocol, 6 | 17)))
+                .then_some(no_checksum || residue == 0xffff),
             residue,
-        })
+        }
     }
 }
 
@@ -583,6 +728,11 @@ impl fmt::Display for Seen {
             }
             Content::Arp(arp) => write!(f, "arp {} is-at {}", arp.sender.1, mac_text(&arp.sender.0))?,
             Content::Ip(ip) => write!(f, "{ip}")?,
+            Content::Ip6(ip) => match self.nd() {
+                Some(nd) if nd.asks => write!(f, "nd who-has {} tell {}", nd.target, ip.source)?,
+                Some(nd) => write!(f, "nd {} is-at {}", nd.target, mac_text(&nd.mac.unwrap_or_default()))?,
+                None => write!(f, "{ip}")?,
+            },
             Content::Other(kind) => write!(f, "ethertype {kind:#06x}")?,
             Content::Broken(_) => write!(f, "broken")?,
         }
@@ -592,34 +742,23 @@ impl fmt::Display for Seen {
 
 impl fmt::Display for Ip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (from, to) = (self.source, self.destination);
-        match &self.upper {
-            Upper::Udp(udp) => write!(f, "udp {from}:{} > {to}:{}", udp.sport, udp.dport),
-            Upper::Tcp(tcp) => {
-                write!(f, "tcp {from}:{} > {to}:{} {}", tcp.sport, tcp.dport, tcp_flag_letters(tcp.flags))
-            }
-            Upper::Icmp(icmp) => {
-                write!(f, "icmp {from} > {to} ")?;
-                match (icmp.kind, &icmp.quoted) {
-                    (8, _) => write!(f, "echo-request {}", icmp.id()),
-                    (0, _) => write!(f, "echo-reply {}", icmp.id()),
-                    (kind, Some(quoted)) => write!(f, "{kind}/{} about {quoted}", icmp.code),
-                    (kind, None) => write!(f, "{kind}/{}", icmp.code),
-                }
-            }
-            Upper::Fragment => write!(f, "fragment {from} > {to} {}+{}", self.id, self.offset),
-            Upper::Other(_) | Upper::Broken(_) => write!(f, "protocol-{} {from} > {to}", self.protocol),
-        }
+        let other = match self.upper {
+            Upper::Fragment => format!("{}+{}", self.id, self.offset),
+            _ => format!("protocol-{}", self.protocol),
+        };
+        self.upper.line(f, self.source.into(), self.destination.into(), &other)
     }
 }
 
 impl fmt::Display for Quoted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, to) = (self.source, self.destination);
+        let end = SocketAddr::new;
         match self.protocol {
-            17 => write!(f, "udp {from}:{} > {to}:{}", self.sport, self.dport),
-            6 => write!(f, "tcp {from}:{} > {to}:{}", self.sport, self.dport),
+            17 => write!(f, "udp {} > {}", end(from, self.sport), end(to, self.dport)),
+            6 => write!(f, "tcp {} > {}", end(from, self.sport), end(to, self.dport)),
             1 => write!(f, "icmp {from} > {to} {}", self.sport),
+            58 => write!(f, "icmpv6 {from} > {to} {}", self.sport),
             other => write!(f, "protocol-{other} {from} > {to}"),
         }
     }
@@ -629,7 +768,10 @@ impl fmt::Display for Quoted {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{arp_reply, arp_request, icmp_error, ip_protocol, ping, pong, raw};
+    use super::super::{
+        arp_reply, arp_request, icmp_error, ip_protocol, neighbour_advertisement, neighbour_solicitation, ping, pong,
+        raw,
+    };
     use super::*;
 
     #[test]
@@ -649,10 +791,28 @@ mod tests {
             (arp_reply("10.0.0.5", ("10.0.0.1", [2; 6])), "arp 10.0.0.5 is-at 02:00:0a:00:00:05"),
             (ip_protocol("10.0.0.5", "192.0.2.1", 47), "protocol-47 10.0.0.5 > 192.0.2.1"),
             (udp("10.0.0.5:1", "192.0.2.1:2").fragment(8, true), "fragment 10.0.0.5 > 192.0.2.1 4660+8"),
-            (raw(0x86dd, &[0; 40]), "ethertype 0x86dd"),
+            (raw(0x88cc, &[0; 40]), "ethertype 0x88cc"),
+            (udp("[2001:db8::5]:1", "[2001:db8:1::1]:2"), "udp [2001:db8::5]:1 > [2001:db8:1::1]:2"),
+            (
+                tcp("[2001:db8::5]:1", "[2001:db8:1::1]:2").flags("S").extension(60, b"abc"),
+                "tcp [2001:db8::5]:1 > [2001:db8:1::1]:2 S",
+            ),
+            (ping("2001:db8::5", "2001:db8:1::1", 7), "icmpv6 2001:db8::5 > 2001:db8:1::1 echo-request 7"),
+            (pong("2001:db8::5", "2001:db8:1::1", 7), "icmpv6 2001:db8::5 > 2001:db8:1::1 echo-reply 7"),
+            (
+                icmp_error("2001:db8::1", "2001:db8::5", 1, 4).about(&udp("[::5]:1", "[::6]:2").payload(b"12").l3()),
+                "icmpv6 2001:db8::1 > 2001:db8::5 1/4 about udp [::5]:1 > [::6]:2",
+            ),
+            (ip_protocol("::5", "::6", 47), "protocol-47 ::5 > ::6"),
+            (udp("[::5]:1", "[::6]:2").fragment(8, true), "fragment ::5 > ::6 4660+8"),
+            (neighbour_solicitation("2001:db8::1", "2001:db8::5"), "nd who-has 2001:db8::1 tell 2001:db8::5"),
+            (
+                neighbour_advertisement("2001:db8::5", ("2001:db8::1", [2; 6])),
+                "nd 2001:db8::5 is-at 02:00:00:00:00:05",
+            ),
         ];
         for (packet, line) in lines {
-            assert_eq!(packet.seen().to_string(), line);
+            assert_eq!((packet.seen().to_string(), packet.seen().faults().len()), (line.to_owned(), 0));
         }
     }
 
@@ -667,6 +827,13 @@ mod tests {
         assert!(error(&good.l3()).is_empty());
         assert_eq!(error(&good.clone().bad_checksum().l3()), ["quoted-checksum"]);
         assert_eq!(error(&good.bad_ip_checksum().l3()), ["quoted-ip-checksum"]);
+        let good = tcp("[::5]:1", "[::6]:2").flags("S").payload_len(33).extension(43, &[0; 6]);
+        assert!(good.seen().faults().is_empty());
+        assert_eq!(good.clone().bad_checksum().seen().faults(), ["tcp-checksum"]);
+        assert_eq!(ping("::5", "::6", 7).bad_checksum().seen().faults(), ["icmp-checksum"]);
+        let error = |l3: &[u8]| icmp_error("::9", "::5", 1, 1).about_whole(l3).seen().faults();
+        assert!(error(&good.l3()).is_empty());
+        assert_eq!(error(&good.bad_checksum().l3()), ["quoted-checksum"]);
         let bare = udp("10.0.0.5:1", "192.0.2.1:2").no_checksum().seen();
         assert!(bare.faults().is_empty() && !bare.udp().has_checksum);
     }
@@ -701,17 +868,24 @@ mod tests {
         let answer = ping("10.0.0.5", "192.0.2.1", 7).payload(b"abc").seen().answer().seen();
         assert_eq!(answer.to_string(), "icmp 192.0.2.1 > 10.0.0.5 echo-reply 7");
         assert_eq!(answer.payload(), b"abc");
+        let answer = ping("::5", "::6", 7).payload(b"abc").seen().answer().seen();
+        assert_eq!((answer.to_string().as_str(), answer.payload()), ("icmpv6 ::6 > ::5 echo-reply 7", &b"abc"[..]));
+        assert_eq!(udp("[::5]:1", "[::6]:2").seen().answer().seen().ends().0.to_string(), "[::6]:2");
     }
 
     proptest! {
         #[test]
-        fn no_frame_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 0..4_usize) {
+        fn no_frame_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 0..5_usize) {
             let mut frame = bytes;
-            if let (Some(slot), Some(kind)) = (frame.get_mut(12..14), [0x0800_u16, 0x0806, 0x8100].get(kind)) {
+            let kinds = [0x0800_u16, 0x0806, 0x8100, 0x86dd];
+            if let (Some(slot), Some(kind)) = (frame.get_mut(12..14), kinds.get(kind)) {
                 slot.copy_from_slice(&kind.to_be_bytes());
             }
+            if let (3, Some(slot)) = (kind, frame.get_mut(14..22)) {
+                slot.copy_from_slice(&[0x60, 0, 0, 0, 0, 60, [0, 43, 44, 58][usize::from(slot[0] & 3)], 64]);
+            }
             let seen = Seen::of(0, frame);
-            let _ = (seen.to_string(), seen.l3().len(), seen.vlan());
+            let _ = (seen.to_string(), seen.l3().len(), seen.vlan(), seen.is_neighbour_talk());
         }
 
         #[test]

@@ -9,8 +9,8 @@
 //!
 //! # Determinism
 //!
-//! One thread, one order: at an instant first timers, then commands, then packets in order, then answers to the router's
-//! ARP requests. With several workers each packet is carried to its end, hand-over included, before the next.
+//! One thread, one order: at an instant first timers, then commands, then packets in order, then answers to what the
+//! router asks neighbours. With several workers each packet is carried to its end, hand-over included, before the next.
 
 mod clock;
 mod neighbours;
@@ -52,7 +52,7 @@ pub struct Options {
     pub burst: usize,
     /// Fixes hash keys and port choice.
     pub seed: u64,
-    /// Answer the router's ARP requests.
+    /// Answer the router's ARP requests and neighbour solicitations.
     pub answer_arp: bool,
     /// Run the clock on to this time, seconds.
     pub until: Option<f64>,
@@ -281,7 +281,7 @@ impl Run<'_> {
         }
     }
 
-    /// Answers the router's ARP requests until it asks no more.
+    /// Answers the router's ARP requests and neighbour solicitations until it asks no more.
     fn answer(&mut self) {
         while let Some((port, frame)) = self.answerer.as_mut().and_then(Answerer::next_answer) {
             let worker = self.worker_of(&frame);

@@ -105,9 +105,9 @@ impl Outcome {
         (seen.time_ns - START_NS) as f64 / 1e9
     }
 
-    /// Packets that left by a side, ARP left out.
+    /// Packets that left by a side, ARP and neighbour discovery left out.
     pub fn packets(&self, side: Side) -> Vec<&Seen> {
-        self.frames(side).into_iter().filter(|s| !s.is_arp()).collect()
+        self.frames(side).into_iter().filter(|s| !s.is_neighbour_talk()).collect()
     }
 
     /// Frames that left by a side, ARP and all.

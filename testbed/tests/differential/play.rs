@@ -1,18 +1,22 @@
 //! Plays: packets that go into both routers, and the comparison after each.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use erhu_testbed::kernel::Kernel;
 use erhu_testbed::kernel::compare::{Observed, differences};
-use erhu_testbed::packet::read::Seen;
+use erhu_testbed::packet::read::{Content, Seen};
 use erhu_testbed::packet::{self, Packet};
 use erhu_testbed::scenario::{Outcome, Scenario, Side};
 
 use crate::{BLUE, GREEN, WAN};
 
 /// Addresses that connections are translated to.
-const EXTERNAL: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 10), Ipv4Addr::new(198, 51, 100, 20)];
+const EXTERNAL: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 20)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10)),
+];
 
 /// A connection to be: its client and server, and the address it is translated to.
 #[derive(Clone, Debug)]
@@ -30,12 +34,14 @@ impl Flow {
 
     /// What left towards the server last, if anything did.
     fn sent<'h>(&self, history: &'h History, protocol: u8) -> Option<&'h Seen> {
-        let server: Ipv4Addr = self.server.0.parse().unwrap();
-        let external: Ipv4Addr = self.external.parse().unwrap();
+        let [server, external] = [self.server.0, self.external].map(|text| text.parse::<IpAddr>().unwrap());
         let ours = |left: &&Left| left.flow == Some(self.key(protocol));
         let to_server = |seen: &&Seen| {
-            let ip = seen.ip();
-            ip.protocol == protocol && ip.destination == server && ip.source == external && seen.faults().is_empty()
+            let (source, destination) = seen.ends();
+            protocol_of(seen) == protocol
+                && destination.ip() == server
+                && source.ip() == external
+                && seen.faults().is_empty()
         };
         let left = history.iter().rev().filter(ours).flat_map(|l| &l.left);
         left.filter(|(side, _)| *side == WAN).map(|(_, seen)| seen).find(to_server)
@@ -44,17 +50,33 @@ impl Flow {
     /// What left towards the client last.
     fn received<'h>(&self, history: &'h History, protocol: u8) -> Option<&'h Seen> {
         let left = history.iter().rev().filter(|l| l.flow == Some(self.key(protocol))).flat_map(|l| &l.left);
-        left.filter(|(side, _)| *side == self.side).map(|(_, seen)| seen).find(|s| s.ip().protocol == protocol)
+        left.filter(|(side, _)| *side == self.side).map(|(_, seen)| seen).find(|s| protocol_of(s) == protocol)
     }
 
     /// Where the server sees the client: what left, else what would have without translation of the port.
-    fn seen_as(&self, history: &History, protocol: u8) -> (String, u16) {
-        let sent = self.sent(history, protocol).map(Seen::source);
-        sent.map_or_else(|| (self.external.into(), self.client.1), |s| (s.ip().to_string(), s.port()))
+    fn seen_as(&self, history: &History, protocol: u8) -> SocketAddr {
+        let sent = self.sent(history, protocol).map(|seen| seen.ends().0);
+        sent.unwrap_or_else(|| end((self.external, self.client.1)))
+    }
+
+    fn is_ipv6(&self) -> bool {
+        self.server.0.contains(':')
     }
 
     fn key(&self, protocol: u8) -> Key {
         (self.side, self.client, self.server, protocol)
+    }
+}
+
+fn end((address, port): (&str, u16)) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+fn protocol_of(seen: &Seen) -> u8 {
+    match &seen.content {
+        Content::Ip(ip) => ip.protocol,
+        Content::Ip6(ip) => ip.protocol,
+        _ => 0,
     }
 }
 
@@ -135,6 +157,7 @@ impl Step {
         match &self.what {
             What::Tcp(_) => 6,
             What::Udp => 17,
+            What::Echo if self.flow.is_ipv6() => 58,
             What::Echo => 1,
             // Of the flow: whichever protocol it has been used with.
             What::Error { .. } => 0,
@@ -149,10 +172,9 @@ impl Step {
     fn packet(&self, history: &History) -> Packet {
         let Self { flow, forward, .. } = self;
         let ends = |protocol| {
-            let (host, port) = flow.seen_as(history, protocol);
-            let client = if *forward { flow.client } else { (host.as_str(), port) };
-            let text = |(host, port): (&str, u16)| format!("{host}:{port}");
-            if *forward { (text(client), text(flow.server)) } else { (text(flow.server), text(client)) }
+            let client = if *forward { end(flow.client) } else { flow.seen_as(history, protocol) };
+            let (client, server) = (client.to_string(), end(flow.server).to_string());
+            if *forward { (client, server) } else { (server, client) }
         };
         let packet = match &self.what {
             What::Tcp(segment) => {
@@ -167,19 +189,21 @@ impl Step {
             }
             What::Echo if *forward => packet::ping(flow.client.0, flow.server.0, flow.client.1).payload(b"an echo"),
             What::Echo => {
-                let (host, id) = flow.seen_as(history, 1);
-                packet::pong(flow.server.0, &host, id).payload(b"an echo")
+                let client = flow.seen_as(history, self.protocol());
+                packet::pong(flow.server.0, &client.ip().to_string(), client.port()).payload(b"an echo")
             }
             What::Error { from, kind, code, quoted_port, to } => {
                 let of = |p| if *forward { flow.received(history, p) } else { flow.sent(history, p) };
-                let about = [6, 17, 1].into_iter().find_map(of).expect("an error is about something that left");
+                let about = [6, 17, 1, 58].into_iter().find_map(of).expect("an error is about something that left");
                 let mut quoted = about.l3().to_vec();
                 if let Some(port) = quoted_port {
-                    quoted[20..22].copy_from_slice(&port.to_be_bytes());
+                    let at = if flow.is_ipv6() { 40 } else { 20 };
+                    quoted[at..at + 2].copy_from_slice(&port.to_be_bytes());
                 }
-                let back = about.ip().source.to_string();
+                let back = about.ends().0.ip().to_string();
                 let error = packet::icmp_error(from, to.unwrap_or(&back), *kind, *code).about(&quoted);
-                if (*kind, *code) == (3, 4) { error.next_hop_mtu(1280) } else { error }
+                let tells_mtu = if flow.is_ipv6() { *kind == 2 } else { (*kind, *code) == (3, 4) };
+                if tells_mtu { error.next_hop_mtu(1280) } else { error }
             }
         };
         let packet = self.ttl.map_or(packet.clone(), |ttl| packet.ttl(ttl));
