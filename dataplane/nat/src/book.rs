@@ -20,7 +20,7 @@ pub const REFERENCES: u32 = (1 << 26) - 2;
 const LOAD: u64 = 80;
 
 /// Connections that it is for at least: fewer would leave too little room for hosts, which are counted by lock.
-const FEWEST: u32 = 1 << 14;
+const FEWEST: u32 = 1 << 15;
 
 /// What an entry is looked up as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +47,10 @@ impl std::fmt::Debug for Book {
 }
 
 impl Book {
-    /// For the mappings of so many connections, and a host for every four of them.
+    /// For the mappings of so many connections, and a host for every eight of them.
     pub fn new(connections: u32, huge_pages: bool) -> io::Result<Self> {
         let connections = connections.max(FEWEST);
-        let hosts = connections / 4;
+        let hosts = connections / 8;
         let entries = 2 * u64::from(connections) + u64::from(hosts);
         Ok(Self { index: Index::for_entries(entries, LOAD, huge_pages)?, hosts })
     }

@@ -19,10 +19,13 @@ use crate::spread::Spread;
 /// Locks; the lowest bits of a host's reference say which.
 const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 8;
-/// Records of a shard's first block; each further block is as large as all before it.
-const FIRST: u32 = 16;
-/// Blocks that hold as many records as references can name.
-const BLOCKS: usize = (REFERENCES.ilog2() - SHARD_BITS - FIRST.ilog2()) as usize + 1;
+/// Records of a shard's first block. Four blocks have the same size, the next four twice that, so that at most a quarter
+/// of the records is there for nothing.
+const FIRST: u32 = 64;
+/// Hosts of a shard that references can name.
+const MOST: u32 = REFERENCES >> SHARD_BITS;
+/// Blocks that hold so many.
+const BLOCKS: usize = place_of(MOST).0 + 1;
 /// End of a free list.
 const NONE: u32 = u32::MAX;
 
@@ -171,10 +174,17 @@ pub struct Hosts {
 
 /// Block and place in it of a shard's n-th host.
 const fn place_of(n: u32) -> (usize, usize) {
-    // Hosts of a shard are below 2³¹: their references have 26 bits.
-    let from_first = n.saturating_add(FIRST);
-    let block = from_first.ilog2() - FIRST.ilog2();
-    (block as usize, (from_first - (FIRST << block)) as usize)
+    // In units of the first block, four of which come before the numbers that have a leading bit and two more to count.
+    let units = n / FIRST + 4;
+    let doublings = units.ilog2() - 2;
+    let block = 4 * doublings + (units >> doublings & 3);
+    let within = units & ((1 << doublings) - 1);
+    (block as usize, (within * FIRST + n % FIRST) as usize)
+}
+
+/// Records of a block.
+const fn records_of(block: usize) -> usize {
+    (FIRST as usize) << (block / 4)
 }
 
 impl Hosts {
@@ -340,11 +350,11 @@ impl Locked<'_> {
         let number = if self.shard.free == NONE {
             let number = self.shard.made;
             let (block, _) = place_of(number);
-            if number > REFERENCES >> SHARD_BITS {
+            if number >= MOST {
                 self.leave_spread(used);
                 return None;
             }
-            self.blocks.get(block)?.get_or_init(|| (0..FIRST << block).map(|_| Record::default()).collect());
+            self.blocks.get(block)?.get_or_init(|| (0..records_of(block)).map(|_| Record::default()).collect());
             self.shard.made += 1;
             number
         } else {
@@ -507,4 +517,22 @@ fn hash_of(blocks: &Blocks, hasher: &Hasher, reference: u32) -> u64 {
         Ipv6Addr::from(u128::from(low) | u128::from(high) << 64).into()
     };
     host_hash(hasher, (owner >> 32) as u16, address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_fill_block_after_block_and_every_place_is_used_once() {
+        let (mut block, mut place) = (0, 0);
+        for n in 0..MOST {
+            assert_eq!(place_of(n), (block, place), "{n}");
+            place += 1;
+            if place == records_of(block) {
+                (block, place) = (block + 1, 0);
+            }
+        }
+        assert!(block < BLOCKS);
+    }
 }
