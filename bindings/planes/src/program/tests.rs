@@ -1,0 +1,106 @@
+//! Programs that are whole, broken or harmful.
+
+use super::*;
+
+fn small() -> Program {
+    let mut p = Program::empty();
+    p.zones.push(Zone { id: 5, name: "blue".into(), ..p.zones[0].clone() });
+    p.interfaces.push(Interface {
+        name: "lan".into(),
+        port: "lan".into(),
+        encapsulation: Encapsulation::Vlan(100),
+        zone: 5,
+        addresses: vec![InterfaceAddress { address: "10.0.0.1".parse().unwrap(), length: 24 }],
+        mtu: 1500,
+        mac: None,
+        proxy_arp: false,
+    });
+    p.chains.push(Chain {
+        name: "c".into(),
+        rules: vec![Rule { at: Position::default(), matches: vec![], actions: vec![Action::Return] }],
+    });
+    p.hooks[Hook::Forward.index()].rules.push(Rule {
+        at: Position { source: 0, line: 3, column: 1 },
+        matches: vec![Match { negated: true, key: MatchKey::Ingress(vec![0]) }],
+        actions: vec![Action::Jump(0), Action::Drop],
+    });
+    p
+}
+
+#[test]
+fn what_is_encoded_decodes_to_the_same() {
+    let p = small();
+    assert_eq!(Program::decode(&p.encode().unwrap()).unwrap(), p);
+}
+
+#[test]
+fn any_changed_byte_is_refused_by_the_checksum() {
+    let bytes = small().encode().unwrap();
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x41;
+        assert!(Program::decode(&bad).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn any_changed_byte_with_a_right_checksum_is_refused_or_a_valid_program() {
+    let bytes = small().encode().unwrap();
+    for at in HEADER_BYTES..bytes.len() {
+        for value in 0..=255 {
+            let mut bad = bytes.clone();
+            bad[at] = value;
+            let sum = crc32fast::hash(&bad[HEADER_BYTES..]);
+            bad[12..16].copy_from_slice(&sum.to_le_bytes());
+            if let Ok(program) = Program::decode(&bad) {
+                program.validate().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_program_is_refused() {
+    let bytes = small().encode().unwrap();
+    for len in 0..bytes.len() {
+        assert!(Program::decode(&bytes[..len]).is_err());
+    }
+}
+
+#[test]
+fn loops_of_chains_are_refused_even_if_no_hook_reaches_them() {
+    let mut p = small();
+    p.chains[0].rules[0].actions = vec![Action::Jump(0)];
+    assert!(p.validate().unwrap_err().to_string().contains("leads back"));
+    p.hooks[Hook::Forward.index()].rules.clear();
+    assert!(p.validate().unwrap_err().to_string().contains("leads back"));
+}
+
+#[test]
+fn an_action_is_refused_in_a_hook_that_reaches_it_by_a_jump_and_may_not_do_it() {
+    let mut p = small();
+    p.chains[0].rules[0].actions = vec![Action::Notrack];
+    assert!(p.validate().unwrap_err().to_string().contains("not possible in forward"));
+}
+
+#[test]
+fn chains_that_multiply_are_refused_before_a_walk_could_take_for_ever() {
+    let mut p = small();
+    let at = Position::default();
+    p.chains = (0..12_u16)
+        .map(|n| Chain {
+            name: format!("c{n}"),
+            rules: vec![Rule { at, matches: vec![], actions: vec![Action::Jump(n + 1); 60] }],
+        })
+        .collect();
+    p.chains.push(Chain { name: "end".into(), rules: vec![Rule { at, matches: vec![], actions: vec![] }] });
+    assert!(p.validate().unwrap_err().to_string().contains("more than 1048576 rules"));
+}
+
+#[test]
+fn prefixes_contain_what_they_should() {
+    let p = Prefix::new("10.1.2.3".parse().unwrap(), 8).unwrap();
+    assert!(p.contains("10.255.0.1".parse().unwrap()) && !p.contains("11.0.0.1".parse().unwrap()));
+    let all = Prefix::new("::".parse().unwrap(), 0).unwrap();
+    assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("1.2.3.4".parse().unwrap()));
+}
