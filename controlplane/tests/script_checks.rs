@@ -206,3 +206,48 @@ fn ten_thousand_rules_are_analysed_in_a_moment() {
     }
     assert!(started.elapsed().as_secs() < 60);
 }
+
+#[test]
+fn a_destination_without_a_route_is_told() {
+    let to = |options: &str| added(&format!(r#"prerouting(#{{ ingress: "wan" }}, dnat(#{{ {options} }}));"#));
+    for reached in [r#"to: "10.0.0.5", zone: "blue""#, r#"to: "10.9.0.5", zone: "green""#] {
+        assert_eq!(to(reached), [""; 0], "connected, and by the default route");
+    }
+    let island = r#"zone("island", #{ id: 9 }); interface("lan.9", #{ port: "lan", vlan: 9, zone: "island" });"#;
+    let lost = |rule: &str| added(&format!("{island} {rule}"));
+    assert_eq!(
+        lost(r#"prerouting(#{ ingress: "wan" }, dnat(#{ to: "10.0.0.5", zone: "island" }));"#),
+        ["prerouting: dnat: no route of zone `island` leads to 10.0.0.5"]
+    );
+    assert_eq!(
+        lost(r#"prerouting(#{ ingress: "lan.9" }, dnat(#{ to: "10.0.0.5" }));"#),
+        ["prerouting: dnat: no route of zone `island` leads to 10.0.0.5; `zone` says whose routes to take"]
+    );
+    assert_eq!(lost(r#"prerouting(#{}, dnat(#{ to: "10.0.0.5" }));"#), [""; 0], "it may come by others");
+}
+
+#[test]
+fn a_service_in_the_way_of_mappings_is_told() {
+    let with = |pool: &str, port: &str| {
+        added(&format!(
+            r#"
+            pool("open", #{{ addresses: "198.51.100.30", {pool} }});
+            postrouting(#{{ zone: "blue", src: "10.0.0.99", egress: "wan" }}, snat(#{{ pool: "open" }}));
+            prerouting(#{{ ingress: "wan", dst: "198.51.100.30", {port} }}, dnat(#{{ to: "10.0.0.5", zone: "blue" }}));
+            "#
+        ))
+        .into_iter()
+        .filter(|w| w.starts_with("prerouting"))
+        .collect::<Vec<_>>()
+    };
+    let open = r#"filtering: "endpoint_independent""#;
+    assert_eq!(
+        with(open, "dport: 8080"),
+        [
+            "prerouting: port 8080 of 198.51.100.30 is one that pool `open` gives too: who calls a mapping there gets to \
+          this rule"
+        ]
+    );
+    assert_eq!(with(open, "dport: 443"), [""; 0]);
+    assert_eq!(with("", "dport: 8080"), [""; 0], "nobody could call the mapping");
+}

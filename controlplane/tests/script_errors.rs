@@ -485,15 +485,11 @@ fn what_comes_later_is_refused_by_name_and_never_ignored() {
         r#"link("a", "b", #{ zones: ["x", "y"] })"#,
         r#"set("s", #{ type: "address" })"#,
         r#"service("s", #{})"#,
-        r#"dnat(#{ to: "10.0.0.1" })"#,
-        "redirect(80)",
-        "connmark(1)",
         r#"log("x")"#,
         "dscp(1)",
         r#"mss("pmtu")"#,
         "limit(#{ packets: 5 })",
         r#"add("@s", 5)"#,
-        r#"netmap("10.0.0.0/24")"#,
         "tproxy(#{})",
         r#"queue("f")"#,
         "ct(#{})",
@@ -532,16 +528,39 @@ fn what_comes_later_is_refused_by_name_and_never_ignored() {
             assert_eq!(found, [format!("t.rhai:1:1: {function}: {key}: not available yet")]);
         }
     }
-    let values = [
-        (r#"filtering: "endpoint_independent""#, "filtering: not available yet, except \"address_port_dependent\""),
-        (r#"filtering: "address_dependent""#, "filtering: not available yet, except \"address_port_dependent\""),
-        ("hairpin: true", "hairpin: not available yet, leave it out"),
-    ];
-    for (value, said) in values {
-        let found = errors(&format!("pool(\"p\", #{{ addresses: \"192.0.2.1\", {value} }});"));
-        assert_eq!(found, [format!("t.rhai:1:1: pool: {said}")]);
-    }
-    checked(r#"pool("p", #{ addresses: "192.0.2.1", filtering: "address_port_dependent", hairpin: false });"#);
+}
+
+#[test]
+fn destinations_that_cannot_be_say_why() {
+    table(&[
+        (r#"prerouting(#{}, dnat(#{ to: "10.0.0.1:0" }));"#, &["1:17: dnat: to: port 0 cannot be given"]),
+        (
+            r#"prerouting(#{}, dnat(#{ to: "10.0.0.1:80", ports: 81 }));"#,
+            &["1:17: dnat: ports: `to` names a port already"],
+        ),
+        (
+            r#"prerouting(#{}, dnat(#{ to: ["10.0.0.1:80", "10.0.0.2:81"] }));"#,
+            &["1:17: dnat: to: addresses with different ports; a rule with `ports` for each says which gets which"],
+        ),
+        (r#"prerouting(#{}, dnat(#{ ports: 80 }));"#, &["1:17: dnat: missing key `to`"]),
+        (
+            r#"prerouting(#{}, dnat(#{ to: "10.0.0.1", zone: "blu" }));"#,
+            &["1:17: dnat: zone: there is no zone `blu`"],
+        ),
+        (
+            r#"forward(#{}, dnat(#{ to: "10.0.0.1" }));"#,
+            &["1:14: forward: `dnat` is not possible in forward, only in prerouting"],
+        ),
+        (
+            r#"forward(#{}, netmap("10.0.0.0/24"));"#,
+            &["1:14: forward: `netmap` is not possible in forward, only in prerouting and postrouting"],
+        ),
+        (
+            r#"raw(#{}, connmark(1));"#,
+            &["1:10: raw: `connmark` is not possible in raw, only in prerouting, input, forward and postrouting"],
+        ),
+        (r#"prerouting(#{}, redirect(0));"#, &["1:17: redirect: port: port 0 cannot be given"]),
+    ]);
 }
 
 #[test]

@@ -5,8 +5,8 @@ mod script_common;
 
 use erhu_controlplane::Facts;
 use erhu_planes::program::{
-    Action, Behaviour, Hook, MatchKey, PolicyVerdict, PortRange, RejectKind, RouteTarget, SourceChoice, Tracking,
-    states,
+    Action, Behaviour, DestinationChoice, Hook, MatchKey, PolicyVerdict, PortRange, RejectKind, RouteTarget,
+    SourceChoice, Tracking, states,
 };
 use erhu_planes::timeouts::{TimeoutKey, UdpRefresh};
 use script_common::{check_with, checked};
@@ -127,6 +127,45 @@ fn every_match_and_action_reaches_the_program() {
     assert!(matches!(&second.source, SourceChoice::To(ranges) if ranges[0].count() == 3) && second.persistent);
     assert_eq!(post[2], &Action::Masquerade { ports: None, random: false });
     assert_eq!(post[3], &Action::Masquerade { ports: Some(PortRange { first: 5, last: 6 }), random: true });
+}
+
+#[test]
+fn destinations_are_translated_as_written() {
+    let (checked, _) = checked(
+        r#"
+        zone("blue", #{ id: 1 });
+        prerouting(#{ dport: 80 }, dnat(#{ to: "10.0.0.5:8080", zone: "blue" }));
+        prerouting(#{ dport: 81 }, dnat(#{ to: ["10.0.0.5", "10.0.0.8-10.0.0.9"], ports: "1-9", persistent: true }));
+        prerouting(#{ dport: 82 }, [connmark(5), redirect(53)]);
+        prerouting(#{ dst: "198.18.7.0/24" }, netmap("10.1.0.0/24"));
+        postrouting(#{ src: "10.1.0.0/24" }, netmap("198.18.7.0/24"));
+        "#,
+    );
+    let p = &checked.program;
+    let rules = &p.hooks[Hook::Prerouting.index()].rules;
+    let Action::Dnat(one) = &rules[0].actions[0] else { panic!() };
+    let port = |first, last| Some(PortRange { first, last });
+    assert_eq!((one.ports, one.zone, one.random, one.persistent), (port(8080, 8080), Some(1), false, false));
+    let Action::Dnat(several) = &rules[1].actions[0] else { panic!() };
+    assert_eq!((several.ports, several.zone, several.persistent), (port(1, 9), None, true));
+    assert!(matches!(&several.destination, DestinationChoice::To(ranges) if ranges[1].count() == 2));
+    assert_eq!(rules[2].actions[0], Action::ConnMark(5));
+    assert!(matches!(&rules[2].actions[1], Action::Dnat(d) if d.destination == DestinationChoice::Ingress));
+    assert!(matches!(rules[3].actions[0], Action::Netmap(p) if p.length == 24));
+    assert!(matches!(p.hooks[Hook::Postrouting.index()].rules[0].actions[0], Action::Netmap(_)));
+}
+
+#[test]
+fn a_pool_that_is_open_to_all_lets_its_ports_rest() {
+    let rest = |options: &str| {
+        let (checked, _) = checked(&format!("pool(\"p\", #{{ addresses: \"192.0.2.1\", {options} }});"));
+        let pool = &checked.program.pools[0];
+        (pool.filtering, pool.reuse_delay_ms, pool.hairpin)
+    };
+    assert_eq!(rest(""), (Behaviour::AddressPortDependent, 0, true));
+    assert_eq!(rest("filtering: \"endpoint_independent\""), (Behaviour::EndpointIndependent, 120_000, true));
+    assert_eq!(rest("filtering: \"address_dependent\", hairpin: false"), (Behaviour::AddressDependent, 0, false));
+    assert_eq!(rest("filtering: \"endpoint_independent\", reuse_delay: 5").1, 5000);
 }
 
 #[test]

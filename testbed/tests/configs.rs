@@ -115,3 +115,33 @@ fn only_the_named_tenants_cannot_send_mail() {
     }
     outcome.drops(&[("rule", 2)]);
 }
+
+/// Every way to a published service: from outside, from the other tenant, from its own network.
+#[test]
+fn published_services_are_reached_from_everywhere_by_their_public_addresses() {
+    let (blue, green) = (Side::vlan("lan", 100), Side::vlan("lan", 200));
+    let syn = |from: &str, to: &str| tcp(from, to).flags("S").seq(1);
+    let outcome = Scenario::of_file("configs/published-services.rhai")
+        .send(0.0, WAN, syn("203.0.113.7:40000", "198.51.100.10:443"))
+        .send(0.1, WAN, syn("203.0.113.7:40000", "198.51.100.10:22"))
+        .send(0.2, green, syn("10.0.0.5:40000", "198.51.100.10:80"))
+        .send(0.3, blue, syn("10.0.0.5:40000", "198.51.100.10:80"))
+        .send(0.4, blue, udp("10.0.0.5:5000", "198.51.100.20:53"))
+        .send(0.5, WAN, udp("203.0.113.7:9", "198.51.100.20:5000"))
+        .send(0.6, blue, udp("10.0.0.5:5000", "198.51.100.21:7"))
+        .send(0.7, WAN, udp("203.0.113.7:9", "198.51.100.10:5000"))
+        .run();
+    outcome.left(
+        blue,
+        &[
+            "tcp 203.0.113.7:40000 > 10.0.0.80:443 S",
+            "tcp 203.0.113.7:40000 > 10.0.0.22:2222 S",
+            "tcp 198.51.100.20:40000 > 10.0.0.80:80 S",
+            "tcp 198.51.100.10:40000 > 10.0.0.80:80 S",
+            "udp 203.0.113.7:9 > 10.0.0.5:5000",
+        ],
+    );
+    outcome.left(green, &["udp 198.51.100.10:5000 > 10.0.0.53:53", "udp 198.51.100.10:5000 > 10.0.0.99:7"]);
+    outcome.left(WAN, &[]);
+    outcome.drops(&[("no_mapping", 1)]);
+}

@@ -214,7 +214,9 @@ pub struct Cold {
     pub egress: AtomicU16,
     /// Tick from which a UDP connection that is answered counts as a stream.
     pub stream_from: AtomicU32,
-    _reserved: AtomicU32,
+    /// Of a connection whose destination is translated: number of what its owner remembers of that, or
+    /// [`NO_REFERENCE`].
+    pub detour: AtomicU32,
 }
 
 /// What TCP tracking needs: state and windows of both directions, and what decides about an idle connection, so that a

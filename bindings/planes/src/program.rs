@@ -21,7 +21,7 @@ use crate::timeouts::{TimeoutKey, UdpRefresh};
 /// First word of an encoded program.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"erhuPRG1");
 /// Version of the body's layout. A change of any type below is a change of this number.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 32;
 /// Largest encoded program.
@@ -203,6 +203,21 @@ impl Prefix {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.network.is_ipv4() == address.is_ipv4()
             && Self::new(address, self.length).is_some_and(|p| p.network == self.network)
+    }
+
+    /// An address with this prefix in place of its own first bits; `None` for one of the other family.
+    pub fn over(&self, address: IpAddr) -> Option<IpAddr> {
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(a)) => {
+                let host = u32::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Some(Ipv4Addr::from(u32::from(network) | u32::from(a) & host).into())
+            }
+            (IpAddr::V6(network), IpAddr::V6(a)) => {
+                let host = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Some(Ipv6Addr::from(u128::from(network) | u128::from(a) & host).into())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -513,6 +528,30 @@ pub struct Snat {
     pub persistent: bool,
 }
 
+/// Where a destination is translated to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DestinationChoice {
+    /// One of these addresses.
+    To(Vec<AddressRange>),
+    /// The first address of the interface it came in by (`redirect`).
+    Ingress,
+}
+
+/// `dnat(#{…})` and `redirect(port)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dnat {
+    /// Addresses.
+    pub destination: DestinationChoice,
+    /// Ports; `None`: the port stays.
+    pub ports: Option<PortRange>,
+    /// Zone (id) whose routes lead there; `None`: that of the interface it came in by.
+    pub zone: Option<u16>,
+    /// Choose address and port at random.
+    pub random: bool,
+    /// A source has the same address whatever it sends to.
+    pub persistent: bool,
+}
+
 /// One action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
@@ -533,6 +572,10 @@ pub enum Action {
         /// Choose the port at random.
         random: bool,
     },
+    /// Final in `prerouting`: translate the destination.
+    Dnat(Dnat),
+    /// Final: exchange the network part of the destination (in `prerouting`) or source (in `postrouting`).
+    Netmap(Prefix),
     /// Run a chain (index), then go on here.
     Jump(u16),
     /// Run a chain (index) instead of the rest of this one.
@@ -541,6 +584,8 @@ pub enum Action {
     Return,
     /// Set the packet mark.
     Mark(u32),
+    /// Set the connection's mark.
+    ConnMark(u32),
     /// Count in a named counter (index into [`Program::counters`]).
     Count(u16),
     /// Nothing; go on with the next rule.
@@ -550,7 +595,8 @@ pub enum Action {
 impl Action {
     /// Whether the walk ends with it in a hook that allows it.
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Accept | Self::Drop | Self::Reject(_) | Self::Snat(_) | Self::Masquerade { .. })
+        let translates = matches!(self, Self::Snat(_) | Self::Masquerade { .. } | Self::Dnat(_) | Self::Netmap(_));
+        translates || matches!(self, Self::Accept | Self::Drop | Self::Reject(_))
     }
 
     /// Whether a hook allows it. Jumps are followed by [`Program::validate`].
@@ -562,6 +608,9 @@ impl Action {
             Self::Reject(_) => matches!(hook, Hook::Input | Hook::Forward | Hook::Output),
             Self::Notrack => matches!(hook, Hook::Raw),
             Self::Snat(_) | Self::Masquerade { .. } => matches!(hook, Hook::Postrouting),
+            Self::Dnat(_) => matches!(hook, Hook::Prerouting),
+            Self::Netmap(_) => matches!(hook, Hook::Prerouting | Hook::Postrouting),
+            Self::ConnMark(_) => !matches!(hook, Hook::Raw | Hook::Output),
         }
     }
 }

@@ -238,7 +238,8 @@ impl Packet {
                 match action {
                     Action::Accept => all.accepted = true,
                     Action::Drop | Action::Reject(_) => {}
-                    Action::Snat(_) | Action::Masquerade { .. } => all.translated = true,
+                    Action::Snat(_) | Action::Masquerade { .. } | Action::Netmap(_) => all.translated = true,
+                    Action::Dnat(_) => {}
                     Action::Return => all.falls_through = true,
                     Action::Jump(chain) | Action::GoTo(chain) => {
                         let inner = match chains.get(chain) {
@@ -257,7 +258,9 @@ impl Packet {
                         }
                         all.falls_through |= inner.falls_through;
                     }
-                    Action::Notrack | Action::Mark(_) | Action::Count(_) | Action::Continue => continue,
+                    Action::Notrack | Action::Mark(_) | Action::ConnMark(_) | Action::Count(_) | Action::Continue => {
+                        continue;
+                    }
                 }
                 is_over = true;
                 break;

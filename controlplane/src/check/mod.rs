@@ -4,6 +4,7 @@
 //! would take too long on a very large policy ([`BUDGET`]) is left out.
 
 mod crossing;
+mod destinations;
 mod rules;
 mod sets;
 mod sizing;
@@ -22,6 +23,7 @@ pub(crate) fn warnings(policy: &Policy, program: &Program, facts: &Facts) -> Vec
     let mut found = Vec::new();
     rules::find(program, &mut found);
     crossing::find(policy, program, &mut found);
+    destinations::find(program, &mut found);
     sizing::find(policy, program, facts, &mut found);
     unused::find(policy, program, &mut found);
     found

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use erhu_planes::program::{
-    Action, Chain, Hook, Match, MatchKey, Position, Program, Rule, Snat, SourceChoice, limits,
+    Action, Chain, DestinationChoice, Dnat, Hook, Match, MatchKey, PortRange, Position, Program, Rule, Snat,
+    SourceChoice, limits,
 };
 
 use super::Compiler;
@@ -87,10 +88,20 @@ fn rule(compiler: &mut Compiler, rule: &policy::Rule, counters: &mut Counters) -
                 persistent: snat.persistent,
             }),
             ActionKind::Masquerade { ports, random } => Action::Masquerade { ports: *ports, random: *random },
+            ActionKind::Dnat(dnat) => Action::Dnat(Dnat {
+                destination: DestinationChoice::To(dnat.to.clone()),
+                ports: dnat.ports,
+                zone: dnat.zone.as_ref().map(|zone| compiler.resolve(Kind::Zone, zone, at, name, "zone")),
+                random: dnat.random,
+                persistent: dnat.persistent,
+            }),
+            ActionKind::Redirect(ports) => Action::Dnat(redirect(Some(*ports))),
+            ActionKind::Netmap(prefix) => Action::Netmap(*prefix),
             ActionKind::Jump(chain) => Action::Jump(compiler.resolve(Kind::Chain, chain, at, name, "chain")),
             ActionKind::GoTo(chain) => Action::GoTo(compiler.resolve(Kind::Chain, chain, at, name, "chain")),
             ActionKind::Return => Action::Return,
             ActionKind::Mark(mark) => Action::Mark(*mark),
+            ActionKind::ConnMark(mark) => Action::ConnMark(*mark),
             ActionKind::Count(counter) => match counters.get(counter) {
                 Some(index) => Action::Count(index),
                 None => {
@@ -102,6 +113,10 @@ fn rule(compiler: &mut Compiler, rule: &policy::Rule, counters: &mut Counters) -
         });
     }
     Rule { at: rule.at, matches, actions }
+}
+
+const fn redirect(ports: Option<PortRange>) -> Dnat {
+    Dnat { destination: DestinationChoice::Ingress, ports, zone: None, random: false, persistent: false }
 }
 
 fn key(compiler: &mut Compiler, rule: &policy::Rule, key: &policy::MatchKey) -> MatchKey {
@@ -204,9 +219,12 @@ fn allowed(kind: &ActionKind, hook: Hook) -> bool {
         ActionKind::Reject(kind) => Action::Reject(*kind),
         ActionKind::Notrack => Action::Notrack,
         ActionKind::Snat(_) | ActionKind::Masquerade { .. } => Action::Masquerade { ports: None, random: false },
+        ActionKind::Dnat(_) | ActionKind::Redirect(_) => Action::Dnat(redirect(None)),
+        ActionKind::Netmap(prefix) => Action::Netmap(*prefix),
         ActionKind::Jump(_) | ActionKind::GoTo(_) => Action::Jump(0),
         ActionKind::Return => Action::Return,
         ActionKind::Mark(mark) => Action::Mark(*mark),
+        ActionKind::ConnMark(mark) => Action::ConnMark(*mark),
         ActionKind::Count(_) => Action::Count(0),
         ActionKind::Continue => Action::Continue,
     };

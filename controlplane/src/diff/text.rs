@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use erhu_planes::program::{
-    Action, AddressRange, Behaviour, Encapsulation, Hook, MatchKey, PolicyVerdict, PortRange, Prefix, Program,
-    RejectKind, RouteTarget, Rule, SourceChoice, Tracking,
+    Action, AddressRange, Behaviour, DestinationChoice, Dnat, Encapsulation, Hook, MatchKey, PolicyVerdict,
+    PortRange, Prefix, Program, RejectKind, RouteTarget, Rule, SourceChoice, Tracking,
 };
 use erhu_planes::timeouts::{TimeoutKey, UdpRefresh};
 
@@ -200,6 +200,10 @@ fn action(p: &Program, action: &Action) -> String {
         Action::GoTo(index) => return format!("go_to({})", quoted(chain(*index))),
         Action::Return => return "return_()".into(),
         Action::Mark(mark) => return format!("mark({mark})"),
+        Action::ConnMark(mark) => return format!("connmark({mark})"),
+        Action::Netmap(Prefix { network, length }) => {
+            return format!("netmap({})", quoted(&format!("{network}/{length}")));
+        }
         Action::Count(index) => {
             return format!("count({})", quoted(p.counters.get(usize::from(*index)).map_or("?", String::as_str)));
         }
@@ -220,6 +224,22 @@ fn action(p: &Program, action: &Action) -> String {
         Action::Masquerade { ports, random } => {
             translation(&mut options, ports.as_ref(), *random);
             "masquerade"
+        }
+        Action::Dnat(Dnat { destination: DestinationChoice::Ingress, ports, .. }) => {
+            let text = |r: &PortRange| if r.first == r.last { r.first.to_string() } else { quoted(&self::ports(r)) };
+            let port = ports.as_ref().map_or_else(String::new, text);
+            return format!("redirect({port})");
+        }
+        Action::Dnat(dnat) => {
+            if let DestinationChoice::To(ranges) = &dnat.destination {
+                options.push(format!("to: {}", array(ranges.iter().map(|r| quoted(&range(r))))));
+            }
+            options.extend(dnat.zone.map(|id| format!("zone: {}", quoted(zone(p, id)))));
+            translation(&mut options, dnat.ports.as_ref(), dnat.random);
+            if dnat.persistent {
+                options.push("persistent: true".into());
+            }
+            "dnat"
         }
     };
     if options.is_empty() { name.into() } else { format!("{name}(#{{ {} }})", options.join(", ")) }

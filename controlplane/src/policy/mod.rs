@@ -351,6 +351,12 @@ pub enum ActionKind {
         /// Choose at random.
         random: bool,
     },
+    /// Final: translate the destination.
+    Dnat(Dnat),
+    /// Final: translate the destination to the ingress interface's address.
+    Redirect(PortRange),
+    /// Final: exchange the network part of an address.
+    Netmap(Prefix),
     /// Run a chain by name, then go on.
     Jump(String),
     /// Run a chain by name instead of the rest.
@@ -359,6 +365,8 @@ pub enum ActionKind {
     Return,
     /// Set the packet mark.
     Mark(u32),
+    /// Set the connection's mark.
+    ConnMark(u32),
     /// Count under a name.
     Count(String),
     /// Nothing.
@@ -375,10 +383,14 @@ impl ActionKind {
             Self::Notrack => "notrack",
             Self::Snat(_) => "snat",
             Self::Masquerade { .. } => "masquerade",
+            Self::Dnat(_) => "dnat",
+            Self::Redirect(_) => "redirect",
+            Self::Netmap(_) => "netmap",
             Self::Jump(_) => "jump",
             Self::GoTo(_) => "go_to",
             Self::Return => "return_",
             Self::Mark(_) => "mark",
+            Self::ConnMark(_) => "connmark",
             Self::Count(_) => "count",
             Self::Continue => "continue_",
         }
@@ -405,4 +417,19 @@ pub enum SourceChoice {
     Pool(String),
     /// Addresses.
     To(Vec<AddressRange>),
+}
+
+/// `dnat(#{…})`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dnat {
+    /// Addresses.
+    pub to: Vec<AddressRange>,
+    /// Ports; `None`: the port stays.
+    pub ports: Option<PortRange>,
+    /// Name of the zone to route in.
+    pub zone: Option<String>,
+    /// Choose at random.
+    pub random: bool,
+    /// A source has the same address whatever it sends to.
+    pub persistent: bool,
 }

@@ -325,6 +325,18 @@ pub fn host_range(value: &Dynamic) -> Parsed<AddressRange> {
     Ok(range)
 }
 
+/// What a destination is translated to: addresses, and the port in `"address:port"` (`"[address]:port"` for IPv6).
+pub fn destination(value: &Dynamic) -> Parsed<(AddressRange, Option<PortRange>)> {
+    let written = text(value).unwrap_or_default();
+    let split = match written.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => written.split_once(':').filter(|(_, port)| !port.contains(':')),
+    };
+    let Some((address, port)) = split else { return host_range(value).map(|range| (range, None)) };
+    let ports = given_ports(&port.to_owned().into())?;
+    host_range(&address.to_owned().into()).map(|range| (range, Some(ports)))
+}
+
 /// `None` if the text is no prefix at all; an error if it nearly is one.
 fn parse_prefix(text: &str) -> Option<Parsed<Prefix>> {
     let (address, length) = match text.split_once('/') {
@@ -528,6 +540,20 @@ mod tests {
         ] {
             let said = says(address_range(&text.into()));
             assert!(said.contains(part), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn destinations_are_addresses_with_or_without_a_port() {
+        let read = |text: &str| {
+            destination(&text.into()).map(|(r, p)| (r.first.to_string(), r.count(), p.map(|p| (p.first, p.last))))
+        };
+        assert_eq!(read("10.0.0.5"), Ok(("10.0.0.5".into(), 1, None)));
+        assert_eq!(read("10.0.0.5-10.0.0.8"), Ok(("10.0.0.5".into(), 4, None)));
+        assert_eq!(read("10.0.0.5:8080"), Ok(("10.0.0.5".into(), 1, Some((8080, 8080)))));
+        assert_eq!(read("10.0.0.5:8080-8090"), Ok(("10.0.0.5".into(), 1, Some((8080, 8090)))));
+        for wrong in ["10.0.0.5:", "10.0.0.5:0", ":80", "10.0.0.5:80:81", "10.0.0.5:http", "0.0.0.0"] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -35,6 +35,7 @@ mod ahead;
 mod book;
 mod external;
 mod hosts;
+mod inbound;
 mod mappings;
 mod pools;
 mod ports;
@@ -51,12 +52,14 @@ use erhu_planes::protocol::PoolStatus;
 use erhu_planes::tuple::Tuple;
 
 pub use ahead::Ahead;
+pub use inbound::WayIn;
 pub use pools::{PoolSpec, Pools};
 pub use random::Rng;
 
 use book::{As, Book, external_hash, host_hash, inside_hash};
 use external::External;
 use hosts::{Endpoint, Hosts, Locked};
+use inbound::Remotes;
 use mappings::{Binding, Mappings};
 use pools::{PoolState, Registry};
 use ports::{Class, PortWish};
@@ -80,6 +83,9 @@ pub mod kind {
     pub const POOL: u8 = 3;
     /// By a share of a port outside pools; `mapping` is no reference.
     pub const DIRECT: u8 = 4;
+    /// By having come in by an endpoint-independent mapping; `mapping` is its reference. No connection stores this: what
+    /// holds its source is beside it.
+    pub const INBOUND: u8 = 5;
 }
 
 /// Where an external address comes from.
@@ -195,6 +201,7 @@ pub struct Nat {
     mappings: Mappings,
     hosts: Hosts,
     external: External,
+    remotes: Remotes,
     /// Counters of what is chosen outside pools.
     direct: PoolState,
 }
@@ -232,6 +239,7 @@ impl Nat {
             mappings: Mappings::new(),
             hosts: Hosts::new(),
             external: External::new(),
+            remotes: Remotes::new(),
             direct: PoolState::default(),
         })
     }
@@ -306,7 +314,7 @@ impl Nat {
         match target {
             Target::Pool(spec) => {
                 let host = match lease.kind {
-                    kind::ENDPOINT | kind::ADDRESS => self.mappings.get(lease.mapping).host,
+                    kind::ENDPOINT | kind::ADDRESS | kind::INBOUND => self.mappings.get(lease.mapping).host,
                     _ => lease.mapping,
                 };
                 lease.kind == kind_of(spec.mapping)
@@ -371,6 +379,7 @@ impl Nat {
             + self.mappings.bytes()
             + self.hosts.bytes()
             + self.external.bytes()
+            + self.remotes.bytes()
     }
 
     /// Where a connection's search among shared ports begins: the same for each attempt, and nobody outside can tell.
@@ -382,23 +391,14 @@ impl Nat {
     }
 
     fn address_among(&self, wish: &Wish<'_>, ranges: &[AddressRange], persistent: bool) -> Option<IpAddr> {
-        let v6 = wish.original.src.is_ipv6();
-        let usable = || ranges.iter().filter(|r| r.first.is_ipv6() == v6);
-        let count = usable().map(AddressRange::count).fold(0, u64::saturating_add);
-        let low = u64::from(wish.original.zone);
-        let low = if persistent { low } else { self.hasher.address(wish.original.dst, low) };
-        let hash = self.hasher.address(wish.original.src, low);
-        let mut place = u64::try_from((u128::from(hash) * u128::from(count)) >> 64).unwrap_or(0);
-        for range in usable() {
-            if place < range.count() {
-                return Some(match range.first {
-                    IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::try_from(place).ok()?).into()),
-                    IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(place)).into()),
-                });
-            }
-            place -= range.count();
-        }
-        None
+        address_at(ranges, wish.original.src.is_ipv6(), self.spreading_hash(&wish.original, persistent))
+    }
+
+    /// What spreads connections over addresses.
+    fn spreading_hash(&self, original: &Tuple, persistent: bool) -> u64 {
+        let low = u64::from(original.zone);
+        let low = if persistent { low } else { self.hasher.address(original.dst, low) };
+        self.hasher.address(original.src, low)
     }
 
     fn choose_direct(
@@ -464,6 +464,12 @@ impl Nat {
             }
         };
         let result = self.choose_for_host(choice, spec, spread, &mut hosts, host, prefer);
+        if spec.filtering == Behaviour::AddressDependent
+            && let Ok(lease) = &result
+            && lease.kind == kind::ENDPOINT
+        {
+            self.remotes.add(lease.mapping, lease.remote);
+        }
         if result.is_err() {
             hosts.remove_if_idle(&self.book, &self.hasher, host);
         }
@@ -625,11 +631,16 @@ impl Nat {
             now_tick.and_then(|now| hosts.spread(host)?.pool.rest_until(now))
         };
         match lease.kind {
-            kind::ENDPOINT | kind::ADDRESS => {
+            kind::ENDPOINT | kind::ADDRESS | kind::INBOUND => {
                 let remote = (lease.kind == kind::ADDRESS).then_some(lease.remote);
                 let binding = self.mappings.get(lease.mapping);
                 let mut hosts = self.hosts.at(binding.host);
                 let Some(host) = hosts.get(binding.host) else { return };
+                let remembers = lease.kind == kind::ENDPOINT
+                    && hosts.spread(&host).is_some_and(|spread| spread.pool.remembers_remotes());
+                if remembers {
+                    self.remotes.remove(lease.mapping, lease.remote);
+                }
                 let rest = rest(&hosts, &host);
                 if !self.mappings.drop_use(lease.mapping) {
                     return;
@@ -714,6 +725,23 @@ impl Nat {
         let keep = keepable.is_some_and(|r| contains(r, port) && !wish.random);
         PortWish { range, keep: keep.then_some(port), parity: parity.then_some(port & 1), upward_from: None, start }
     }
+}
+
+/// The address of a family at a place among ranges, the place being a hash's part of the whole.
+fn address_at(ranges: &[AddressRange], v6: bool, hash: u64) -> Option<IpAddr> {
+    let usable = || ranges.iter().filter(|r| r.first.is_ipv6() == v6);
+    let count = usable().map(AddressRange::count).fold(0, u64::saturating_add);
+    let mut place = u64::try_from((u128::from(hash) * u128::from(count)) >> 64).unwrap_or(0);
+    for range in usable() {
+        if place < range.count() {
+            return Some(match range.first {
+                IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::try_from(place).ok()?).into()),
+                IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(place)).into()),
+            });
+        }
+        place -= range.count();
+    }
+    None
 }
 
 /// How a pool's connections hold their ports.

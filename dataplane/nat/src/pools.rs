@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use erhu_planes::TICKS_PER_SECOND;
@@ -19,6 +19,8 @@ use crate::spread::{AddressList, Cover, Spread, number};
 pub struct PoolState {
     number: u32,
     reuse_delay: AtomicU32,
+    /// Its filtering is, or once was, by remote addresses, so that somebody counts these.
+    remembers_remotes: AtomicBool,
     given: [AtomicU64; Class::ALL.len()],
     returned: [AtomicU64; Class::ALL.len()],
     exhausted: AtomicU64,
@@ -59,6 +61,10 @@ impl PoolState {
 
     pub fn host_left(&self) {
         self.hosts.fetch_sub(1, Relaxed);
+    }
+
+    pub fn remembers_remotes(&self) -> bool {
+        self.remembers_remotes.load(Relaxed)
     }
 
     /// The tick until which a port given back now rests, if it does.
@@ -123,6 +129,9 @@ impl Registry {
             Arc::new(PoolState { number: self.last_number, ..PoolState::default() })
         });
         state.reuse_delay.store(ticks(pool.reuse_delay_ms), Relaxed);
+        if pool.filtering == Behaviour::AddressDependent {
+            state.remembers_remotes.store(true, Relaxed);
+        }
         Arc::clone(state)
     }
 

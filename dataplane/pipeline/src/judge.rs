@@ -48,6 +48,8 @@ pub(crate) struct Leg {
     pub facts: Facts,
     /// Chooses among equal routes.
     pub flow: u32,
+    /// Mark of the connection.
+    pub connmark: u32,
 }
 
 /// What was decided for a direction.
@@ -146,7 +148,14 @@ impl<P: Buffers> Worker<P> {
         };
         let flow = (self.shared.table.hash4(&key) >> 16) as u32;
         let leaves_in = entry.hot4(1 - direction.min(1)).key_zone();
-        Leg { route_zone: zone_of(began), leaves_in, facts, flow }
+        let turned = if direction == 0 { self.detours.route_zone(entry) } else { None };
+        Leg {
+            route_zone: turned.unwrap_or_else(|| zone_of(began)),
+            leaves_in,
+            facts,
+            flow,
+            connmark: entry.cold().mark.load(relaxed),
+        }
     }
 
     /// Routes a direction and asks the forward rules.
@@ -162,7 +171,9 @@ impl<P: Buffers> Worker<P> {
         };
         leg.facts.egress = Some(interface.index);
         leg.facts.egress_zone = Some(interface.zone);
-        let (verdict, effects) = self.run_hook(Hook::Forward, &leg.facts);
+        let (verdict, mut effects) = self.run_hook(Hook::Forward, &leg.facts);
+        // A mark that the connection does not have yet is for a packet to set.
+        effects.packet_kind |= effects.connmark.is_some_and(|mark| mark != leg.connmark);
         if let Some((reason, reject)) = refusal(&verdict) {
             return Judged::Refuse { reason, reject, packet_kind: effects.packet_kind };
         }

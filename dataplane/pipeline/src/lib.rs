@@ -19,6 +19,7 @@ mod admission;
 mod ahead;
 mod buffer;
 mod control;
+mod destination;
 mod fast;
 mod judge;
 mod local;

@@ -14,6 +14,7 @@ use erhu_table::Reference;
 use erhu_wire::{Parsed, Verify, arp, ethernet, icmp, ipv4, is_unforwardable_v4, tcp};
 
 use crate::buffer::{Buffer, Buffers};
+use crate::destination::Course;
 use crate::judge::{Judged, refusal};
 use crate::open::{Opening, Translation};
 use crate::policy::{Interface, Policy};
@@ -91,7 +92,14 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// A first packet for one of the router's own addresses. Only echo is served, and only echo makes a connection.
-    pub(crate) fn open_local(&mut self, buffer: &mut P::Buffer, meta: &Meta, facts: &Facts) -> Option<Fate> {
+    /// `facts` and `course` have the destination as rules translated it.
+    pub(crate) fn open_local(
+        &mut self,
+        buffer: &mut P::Buffer,
+        meta: &Meta,
+        facts: &Facts,
+        course: Option<&Course>,
+    ) -> Option<Fate> {
         let (verdict, effects) = self.run_hook(Hook::Input, facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
@@ -104,6 +112,7 @@ impl<P: Buffers> Worker<P> {
             meta,
             translation: Translation::None,
             reply_zone: meta.zone,
+            course,
             egress: None,
             target: Judged::Local,
             mark: effects.mark,
@@ -126,7 +135,8 @@ impl<P: Buffers> Worker<P> {
     /// A further packet of a connection to the router.
     pub(crate) fn local_established(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Fate {
         let policy = self.policy();
-        let facts = meta.facts(&policy, states::ESTABLISHED);
+        let own = self.leg(self.shared.table.entry(reference), reference.direction(), states::ESTABLISHED);
+        let facts = Facts { dst: own.facts.dst, dport: own.facts.dport, ..meta.facts(&policy, states::ESTABLISHED) };
         let (verdict, _) = self.run_hook(Hook::Input, &facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };

@@ -16,6 +16,7 @@ use erhu_table::{Entry, Taken};
 use erhu_wire::rewrite::Rewrite4;
 
 use crate::buffer::Buffers;
+use crate::destination::Course;
 use crate::judge::{Judged, refusal};
 use crate::policy::{Interface, Policy};
 use crate::slow::flow;
@@ -41,6 +42,8 @@ pub(crate) struct Opening<'p> {
     pub translation: Translation<'p>,
     /// Zone of the reply tuple.
     pub reply_zone: u16,
+    /// Where its destination is translated to, if it is.
+    pub course: Option<&'p Course>,
     /// Interface that original packets leave by; none for connections to the router.
     pub egress: Option<&'p Interface>,
     /// Decision for original packets.
@@ -74,29 +77,52 @@ impl<P: Buffers> Worker<P> {
         if matches!(back, Found::Broadcast { .. }) {
             return Some(Fate::Drop(DropReason::Unsupported));
         }
-        if policy.pools.owner(meta.zone, dst).is_some() {
-            return Some(Fate::Drop(self.unsolicited(meta, meta.zone, dst)));
+        let mut facts = meta.facts(&policy, states::NEW);
+        self.connmark.set(None);
+        let is_pools = policy.pools.owner(meta.zone, dst).is_some();
+        if is_pools && let Some(reason) = self.unsolicited(&policy, meta, &facts) {
+            return Some(Fate::Drop(reason));
         }
         let zone = policy.zone(meta.zone);
         if let Err(reason) = self.below_limit(zone).and_then(|()| self.take_rate(zone)) {
             return Some(self.refuse(meta, reason));
         }
-        let mut facts = meta.facts(&policy, states::NEW);
         let (verdict, effects) = self.run_hook(Hook::Prerouting, &facts);
         facts.mark = effects.mark;
         if let Some((reason, _)) = refusal(&verdict) {
             return Some(Fate::Drop(reason));
         }
-        let (egress, hop) = match policy.routes.lookup(meta.zone, dst, flow(meta)) {
+        let mut course = None;
+        if is_pools || matches!(verdict, Verdict::Dnat { .. } | Verdict::Netmap { .. }) {
+            course = match self.course(&policy, meta, &mut facts, &verdict) {
+                Ok(course) => course,
+                Err(reason) => return Some(Fate::Drop(reason)),
+            };
+        }
+        let mut found = policy.routes.lookup(course.map_or(meta.zone, |c| c.route_zone), facts.dst, flow(meta));
+        if course.is_none() && Self::may_be_ours(&policy, &found, dst) {
+            course = match self.course(&policy, meta, &mut facts, &verdict) {
+                Ok(course) => course,
+                Err(reason) => return Some(Fate::Drop(reason)),
+            };
+            if let Some(course) = course {
+                found = policy.routes.lookup(course.route_zone, facts.dst, flow(meta));
+            }
+        }
+        let (egress, hop) = match found {
             Found::Via { interface, next_hop } => match policy.interface_at(interface) {
                 Some(interface) => (interface, next_hop),
                 None => return Some(Fate::Drop(DropReason::NoRoute)),
             },
-            Found::Local { .. } => return self.open_local(buffer, meta, &facts),
+            Found::Local { .. } => return self.open_local(buffer, meta, &facts, course.as_ref()),
             other => return Some(self.unroutable(buffer, meta, &other)),
         };
-        if policy.pools.owner(egress.zone, dst).is_some() {
-            return Some(Fate::Drop(self.unsolicited(meta, egress.zone, dst)));
+        if let Some(course) = course.as_mut() {
+            // A destination is translated once.
+            if policy.pools.owner(egress.zone, facts.dst).is_some() {
+                return Some(Fate::Drop(DropReason::NoMapping));
+            }
+            course.outside = course.outside.filter(|slot| *slot != egress.slot);
         }
         if meta.parsed.ttl <= 1 {
             return Some(self.ttl_expired(buffer, meta));
@@ -118,7 +144,11 @@ impl<P: Buffers> Worker<P> {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
             return Some(self.refuse_packet(buffer, meta, &judged));
         }
-        let (translation, mark) = match self.translation(&policy, &facts, egress) {
+        let wanted = match course.and_then(|c| c.outside) {
+            None => self.translation(&policy, &facts, egress),
+            outside => self.source_translation(&policy, &facts, egress, outside, &meta.tuple()),
+        };
+        let (translation, mark) = match wanted {
             Ok(found) => found,
             Err(reason) => return Some(Fate::Drop(reason)),
         };
@@ -127,8 +157,8 @@ impl<P: Buffers> Worker<P> {
         };
         let target = Judged::Forward { adjacency, egress: egress.slot, packet_kind };
         let back = is_only_way.then_some(back);
-        let opening =
-            Opening { meta, translation, reply_zone: egress.zone, egress: Some(egress), target, mark, back };
+        let (reply_zone, course) = (egress.zone, course.as_ref());
+        let opening = Opening { meta, translation, reply_zone, course, egress: Some(egress), target, mark, back };
         match self.confirm(buffer, &opening) {
             Ok(entry_line) => {
                 let entry = self.shared.table.entry_at(entry_line)?;
@@ -142,16 +172,6 @@ impl<P: Buffers> Worker<P> {
                 }
                 Some(self.refuse(meta, reason))
             }
-        }
-    }
-
-    /// A new packet to a pool's address: nobody has that port, or somebody whose filtering refuses this remote.
-    fn unsolicited(&self, meta: &Meta, zone: u16, dst: IpAddr) -> DropReason {
-        let tuple = meta.tuple();
-        let port = if tuple.proto == proto::ICMP { tuple.sport } else { tuple.dport };
-        match self.shared.nat.mapping_at(zone, dst, port, tuple.proto, tuple.src) {
-            Some(_) => DropReason::Filtered,
-            None => DropReason::NoMapping,
         }
     }
 
@@ -183,6 +203,10 @@ impl<P: Buffers> Worker<P> {
                 Some(address) => Translation::Address { address: address.into(), ports, random },
                 None => return Err(DropReason::PoolExhausted),
             },
+            Verdict::Netmap { prefix } => match policy.rules.netmap(prefix).over(facts.src) {
+                Some(address) => Translation::Address { address, ports: None, random: false },
+                None => return Err(DropReason::PoolExhausted),
+            },
             other => match refusal(&other) {
                 Some((reason, _)) => return Err(reason),
                 None => Translation::None,
@@ -194,7 +218,7 @@ impl<P: Buffers> Worker<P> {
     /// Whether postrouting would translate such a packet.
     pub(crate) fn would_translate(&mut self, facts: &Facts) -> bool {
         let (verdict, _) = self.run_hook(Hook::Postrouting, facts);
-        matches!(verdict, Verdict::Snat { .. } | Verdict::Masquerade { .. })
+        matches!(verdict, Verdict::Snat { .. } | Verdict::Masquerade { .. } | Verdict::Netmap { .. })
     }
 
     /// Reserves, translates, publishes. `Ok`: the entry's line. `Err(None)`: somebody else was faster.
@@ -215,6 +239,15 @@ impl<P: Buffers> Worker<P> {
             self.give_place_back();
             return Err(Some(reason));
         }
+        let entered = match self.enter(opening, &original) {
+            Ok(entered) => entered,
+            Err(reason) => {
+                self.unbook(original.zone, opening.reply_zone);
+                self.own.discard(table, slot);
+                self.give_place_back();
+                return Err(Some(reason));
+            }
+        };
         let mut attempt = 0;
         let outcome = loop {
             let (reply, lease) = match self.reply_tuple(opening, &original, attempt) {
@@ -249,10 +282,11 @@ impl<P: Buffers> Worker<P> {
                     self.tally.count(Counter::ClashRemapped);
                 }
                 let entry = slot.entry(table);
-                self.publish_entry(buffer, entry, opening, &reply);
+                self.publish_entry(buffer, entry, opening, &reply, entered);
                 Ok(entry.line())
             }
             Err(reason) => {
+                self.leave_mapping(entered);
                 self.unbook(original.zone, opening.reply_zone);
                 self.own.discard(table, slot);
                 self.give_place_back();
@@ -274,7 +308,12 @@ impl<P: Buffers> Worker<P> {
         original: &Tuple,
         attempt: u32,
     ) -> Result<(Tuple, Option<Lease>), DropReason> {
-        let plain = translated_reply(original, opening.reply_zone, None).ok_or(DropReason::Invalid)?;
+        let (aimed, attempt) = match opening.course {
+            None => (*original, attempt),
+            Some(course) if attempt > 0 && !course.leaves_a_choice(original) => return Err(DropReason::Clash),
+            Some(course) => course.aimed(original, attempt),
+        };
+        let plain = translated_reply(&aimed, opening.reply_zone, None).ok_or(DropReason::Invalid)?;
         let policy = &*self.policy;
         let (target, ports, random) = match &opening.translation {
             Translation::None if attempt == 0 => return Ok((plain, None)),
@@ -289,13 +328,16 @@ impl<P: Buffers> Worker<P> {
             }
             Translation::Address { address, ports, random } => (Target::Address(*address), *ports, *random),
         };
-        let (zone, now_tick) = (opening.reply_zone, self.clock.tick);
-        let wish = Wish { target, ports, random, original: *original, zone, now_tick };
+        let (zone, now_tick) = (self.source_zone(opening), self.clock.tick);
+        // Of a hairpin, the remote is whom it meant to call.
+        let is_hairpin = opening.course.is_some_and(|c| c.outside.is_some());
+        let wish_for = if is_hairpin { *original } else { aimed };
+        let wish = Wish { target, ports, random, original: wish_for, zone, now_tick };
         let is_none = matches!(opening.translation, Translation::None);
         match self.shared.nat.choose(&wish, attempt, &mut self.rng, |_, _| true) {
             Ok(lease) => {
                 let external = Some((lease.address, lease.port));
-                let reply = translated_reply(original, zone, external).ok_or(DropReason::Invalid)?;
+                let reply = translated_reply(&aimed, opening.reply_zone, external).ok_or(DropReason::Invalid)?;
                 Ok((reply, Some(lease)))
             }
             Err(Exhausted::Clash) => Err(DropReason::Clash),
@@ -334,19 +376,28 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// The connection exists: decides both directions, starts its clock, counts and tells.
-    fn publish_entry(&mut self, buffer: &P::Buffer, entry: Entry<'_>, opening: &Opening<'_>, reply: &Tuple) {
+    fn publish_entry(
+        &mut self,
+        buffer: &P::Buffer,
+        entry: Entry<'_>,
+        opening: &Opening<'_>,
+        reply: &Tuple,
+        entered: Option<u32>,
+    ) {
         let relaxed = Ordering::Relaxed;
         let original = opening.meta.tuple();
         let now = self.clock;
         let cold = entry.cold();
         let is_translated = entry.hot4(0).flags.load(relaxed) & flags::TRANSLATE != 0;
         let mut bits = status::CONFIRMED | status::SRC_NAT_DONE | status::DST_NAT_DONE;
-        if is_translated {
+        if opening.course.is_some() {
+            bits |= self.note_detour(entry, opening, (&original, reply), entered);
+        } else if is_translated {
             bits |= status::SRC_NAT;
         }
         cold.created_ns.store(now.wall_ns, relaxed);
         cold.status.store(bits, relaxed);
-        cold.mark.store(0, relaxed);
+        cold.mark.store(self.connmark.take().unwrap_or(0), relaxed);
         cold.first_mark.store(opening.mark, relaxed);
         cold.owner.store(u8::try_from(self.index).unwrap_or(0), relaxed);
         cold.class.store(entry.class() as u8, relaxed);
@@ -421,19 +472,37 @@ impl<P: Buffers> Worker<P> {
             return false;
         }
         first.facts.mark = effects.mark;
+        let is_turned = entry.cold().status.load(relaxed) & status::DST_NAT != 0;
+        let is_pools = policy.pools.owner(original.zone, original.dst).is_some();
+        let mut turn = None;
+        if is_turned || is_pools || policy.rules.translates_destinations() {
+            turn = match self.turn(&policy, &first.facts, (ingress.slot, first.flow), &verdict) {
+                Ok(turn) => turn,
+                Err(_) => return false,
+            };
+        }
+        if !self.keeps_its_course(turn.as_ref(), entry, (&original, &reply)) {
+            return false;
+        }
+        if let Some(turn) = &turn {
+            first.route_zone = turn.route_zone;
+            first.facts.dst = reply.src;
+            if !original.is_icmp() {
+                first.facts.dport = reply.sport;
+            }
+        }
         if entry.cold().egress.load(relaxed) == crate::policy::NO_SLOT {
             return self.reevaluate_local(entry, &first.facts);
-        }
-        if policy.pools.owner(original.zone, original.dst).is_some() {
-            return false;
         }
         let decision = self.judge(&mut first);
         let Judged::Forward { egress, .. } = decision else { return false };
         let Some(egress) = policy.interface(egress) else { return false };
-        if egress.zone != reply.zone || policy.pools.owner(egress.zone, original.dst).is_some() {
+        if egress.zone != reply.zone || policy.pools.owner(egress.zone, first.facts.dst).is_some() {
             return false;
         }
-        let Ok((translation, _)) = self.translation(&policy, &first.facts, egress) else { return false };
+        let outside = Self::outside_of(turn.as_ref(), egress);
+        let wanted = self.source_translation(&policy, &first.facts, egress, outside, &original);
+        let Ok((translation, _)) = wanted else { return false };
         if !agrees(&translation, &policy, &original, &reply) {
             return false;
         }
@@ -477,14 +546,17 @@ impl<P: Buffers> Worker<P> {
         shared.table.remove(entry, &Key::V4(keys[0]), &Key::V4(keys[1]));
         let (original, reply) = (keys[0].tuple(), keys[1].tuple());
         let (kind, mapping) = (cold.nat_kind.load(relaxed), cold.mapping.load(relaxed));
-        if let Some(lease) = Lease::rebuild(kind, mapping, &reply) {
-            // RFC 6888 REQ-8a: a connection that was seen to close leaves no port to rest.
-            let closed = [TcpState::TimeWait as u8, TcpState::Close as u8];
-            if original.proto == proto::TCP && closed.contains(&cold.state.load(relaxed)) {
-                shared.nat.release_at_once(&lease);
-            } else {
-                shared.nat.release(&lease, self.clock.tick);
-            }
+        let mut lease = Lease::rebuild(kind, mapping, &reply);
+        // RFC 6888 REQ-8a: a connection that was seen to close leaves no port to rest.
+        let closed = [TcpState::TimeWait as u8, TcpState::Close as u8];
+        let rests = original.proto != proto::TCP || !closed.contains(&cold.state.load(relaxed));
+        if cold.status.load(relaxed) & status::DST_NAT != 0 {
+            self.end_detour(entry, &mut lease, rests.then_some(self.clock.tick));
+        }
+        match lease {
+            Some(lease) if rests => shared.nat.release(&lease, self.clock.tick),
+            Some(lease) => shared.nat.release_at_once(&lease),
+            None => {}
         }
         self.unbook(original.zone, reply.zone);
         self.count_in_zones(original.zone, reply.zone, |block| &block.ended);

@@ -1,6 +1,6 @@
 //! A rule program made ready for workers: immutable, shared by pointer, replaced as a whole.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use erhu_conntrack::Timeouts;
 use erhu_nat::{Nat, Pools};
@@ -57,6 +57,19 @@ impl Interface {
             IpAddr::V4(a) => Some(a),
             IpAddr::V6(_) => None,
         })
+    }
+
+    /// The first IPv6 address that means something beyond the link, if it has one.
+    pub fn primary_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|a| match a.address {
+            IpAddr::V6(a) if !a.is_unicast_link_local() => Some(a),
+            _ => None,
+        })
+    }
+
+    /// The first address of the family that another one has.
+    pub fn primary_like(&self, other: IpAddr) -> Option<IpAddr> {
+        if other.is_ipv4() { self.primary_v4().map(IpAddr::V4) } else { self.primary_v6().map(IpAddr::V6) }
     }
 
     /// The own address to speak to a neighbour from: one whose prefix holds it, else the first.

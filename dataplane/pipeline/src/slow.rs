@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use erhu_planes::connections::{flags, status};
+use erhu_planes::events::mask;
 use erhu_planes::program::{Hook, RejectKind, states};
 use erhu_planes::{Counter, DropReason};
 use erhu_route::Found;
 use erhu_rules::Facts;
-use erhu_table::Reference;
+use erhu_table::{Entry, Reference};
 use erhu_wire::{Kind, Odd, icmp, ipv4, is_unforwardable_v4, rewrite};
 
 use crate::buffer::{Buffer, Buffers};
@@ -163,7 +164,18 @@ impl<P: Buffers> Worker<P> {
         let mut leg = self.leg(entry, reference.direction(), state);
         let own = meta.facts(&self.policy, state);
         leg.facts = Facts { dst: leg.facts.dst, dport: leg.facts.dport, mark: leg.facts.mark, ..own };
-        self.judge(&mut leg)
+        self.connmark.set(None);
+        let judged = self.judge(&mut leg);
+        self.mark_connection(entry);
+        judged
+    }
+
+    /// Gives a connection the mark that the rules gave it on a packet's way through them, if they did.
+    pub(crate) fn mark_connection(&mut self, entry: Entry<'_>) {
+        let Some(mark) = self.connmark.take() else { return };
+        if entry.cold().mark.swap(mark, Ordering::Relaxed) != mark {
+            self.tell(entry, mask::UPDATE);
+        }
     }
 
     /// Answers, where an answer is due, and drops.

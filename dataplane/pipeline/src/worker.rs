@@ -1,5 +1,6 @@
 //! One worker: its state, and the itinerary of a burst.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use erhu_wire::{Kind, Odd, Parsed, Verify, ethernet};
 
 use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
+use crate::destination::Detours;
 use crate::fast::{Usual, forward};
 use crate::judge::Outcome;
 use crate::neighbour::Hops;
@@ -310,6 +312,9 @@ pub struct Worker<P: Buffers> {
     pub(crate) waiting: Waiting<P::Buffer>,
     pub(crate) hops: Hops,
     pub(crate) pending: Pending,
+    pub(crate) detours: Detours,
+    /// What the rules made of the connection's mark on a packet's way through them.
+    pub(crate) connmark: Cell<Option<u32>>,
     pub(crate) clock: Now,
     outboxes: Vec<Vec<P::Buffer>>,
     metas: Vec<Meta>,
@@ -344,6 +349,8 @@ impl<P: Buffers> Worker<P> {
             waiting: Waiting::default(),
             hops: Hops::default(),
             pending: Pending::default(),
+            detours: Detours::default(),
+            connmark: Cell::new(None),
             clock: Now::new(0, 0),
             outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
             metas: Vec::with_capacity(BURST),
@@ -546,6 +553,9 @@ impl<P: Buffers> Worker<P> {
                 erhu_planes::stats::add(&named.bytes, u64::from(facts.bytes));
             }
         });
+        if effects.connmark.is_some() && facts.bytes != 0 {
+            self.connmark.set(effects.connmark);
+        }
         (verdict, effects)
     }
 

@@ -1,8 +1,8 @@
 //! Rules in the form in which they are run: exact checks and steps, in flat arrays.
 
-use erhu_planes::program::{Action, Rule};
+use erhu_planes::program::{Action, Dnat, Prefix, Rule};
 
-use crate::facts::{RuleId, SnatRef, Verdict};
+use crate::facts::{DnatRef, NetmapRef, RuleId, SnatRef, Verdict};
 use crate::fields::{Condition, Conditions, Field, Keys, Other};
 use crate::spans::contains;
 
@@ -74,6 +74,7 @@ pub(crate) enum Step {
     GoTo(u16),
     Return,
     Mark(u32),
+    ConnMark(u32),
     Count(u16),
 }
 
@@ -158,6 +159,8 @@ pub(crate) struct Store {
     addresses: Vec<Addresses>,
     marks: Vec<(u32, u32)>,
     pub(crate) snats: Vec<erhu_planes::program::Snat>,
+    pub(crate) dnats: Vec<Dnat>,
+    pub(crate) netmaps: Vec<Prefix>,
 }
 
 impl Store {
@@ -271,10 +274,19 @@ impl Store {
                 Action::Masquerade { ports, random } => {
                     Step::Final(Verdict::Masquerade { ports: *ports, random: *random })
                 }
+                Action::Dnat(dnat) => {
+                    self.dnats.push(dnat.clone());
+                    Step::Final(Verdict::Dnat { action: DnatRef(offset(self.dnats.len() - 1)) })
+                }
+                Action::Netmap(prefix) => {
+                    self.netmaps.push(*prefix);
+                    Step::Final(Verdict::Netmap { prefix: NetmapRef(offset(self.netmaps.len() - 1)) })
+                }
                 Action::Jump(chain) => Step::Jump(*chain),
                 Action::GoTo(chain) => Step::GoTo(*chain),
                 Action::Return => Step::Return,
                 Action::Mark(mark) => Step::Mark(*mark),
+                Action::ConnMark(mark) => Step::ConnMark(*mark),
                 Action::Count(counter) => Step::Count(*counter),
                 Action::Continue => break,
             };

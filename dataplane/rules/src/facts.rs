@@ -42,6 +42,8 @@ pub struct Facts {
 pub struct Effects {
     /// Packet mark after the hook. Every walk starts it at [`Facts::mark`].
     pub mark: u32,
+    /// The connection's mark, if a `connmark` was run. Never cleared by a walk.
+    pub connmark: Option<u32>,
     /// A `notrack` was run. Never cleared by a walk.
     pub notrack: bool,
     /// A `count` was run, so that the hook has to run for each packet of this direction. Never cleared by a walk.
@@ -64,6 +66,14 @@ impl RuleId {
 /// An `snat` action, see [`crate::Rules::snat`]. Means something only to the rules that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SnatRef(pub(crate) u32);
+
+/// A `dnat` or `redirect` action, see [`crate::Rules::dnat`]. Means something only to the rules that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DnatRef(pub(crate) u32);
+
+/// The prefix of a `netmap` action, see [`crate::Rules::netmap`]. Means something only to the rules that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetmapRef(pub(crate) u32);
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,5 +99,15 @@ pub enum Verdict {
         ports: Option<PortRange>,
         /// Choose the port at random.
         random: bool,
+    },
+    /// Accepted, with its destination to be translated.
+    Dnat {
+        /// The action.
+        action: DnatRef,
+    },
+    /// Accepted, with the network part of its destination, or in postrouting of its source, to be exchanged.
+    Netmap {
+        /// The new network.
+        prefix: NetmapRef,
     },
 }

@@ -8,7 +8,7 @@
 //!
 //! # What a walk means
 //!
-//! - `Accept`, `Drop`, `Reject`, `Snat` and `Masquerade` are final for the hook, in chains too.
+//! - `Accept`, `Drop`, `Reject`, `Snat`, `Masquerade`, `Dnat` and `Netmap` are final for the hook, in chains too.
 //! - `Jump` runs a chain and, if that was not final, goes on with the next action. `GoTo` runs a chain in place of what
 //!   is left of its own: whoever called that goes on. `Return` ends its chain. `Continue` goes on with the next rule
 //!   and so skips its own rule's further actions.
@@ -55,16 +55,20 @@ mod checks;
 mod facts;
 mod fields;
 mod index;
+mod published;
 mod search;
 mod spans;
 
-use erhu_planes::program::{Hook, HookRules, PolicyVerdict, Position, Program, RejectKind, Rule, Snat};
+use std::net::IpAddr;
 
-pub use facts::{Effects, Facts, RuleId, SnatRef, Verdict};
+use erhu_planes::program::{Dnat, Hook, HookRules, PolicyVerdict, Position, Prefix, Program, RejectKind, Rule, Snat};
+
+pub use facts::{DnatRef, Effects, Facts, NetmapRef, RuleId, SnatRef, Verdict};
 
 use checks::{Compiled, Gate, Step, Store, gates, offset};
 use fields::{ABSENT, Conditions, Field, Keys};
 use index::Index;
+use published::Published;
 use spans::contains;
 
 /// A program's rules, ready to be run. Immutable; workers share it.
@@ -77,6 +81,7 @@ pub struct Rules {
     positions: Vec<Position>,
     /// By interface: whether the walk of `raw` can do anything to its packets.
     raw: Vec<bool>,
+    published: Published,
 }
 
 #[derive(Debug)]
@@ -125,7 +130,7 @@ impl Rules {
             hooks.push(hook);
         }
         let chains = program.chains.iter().map(|chain| compile(&chain.rules).0).collect();
-        Self { store, hooks, chains, positions, raw }
+        Self { store, hooks, chains, positions, raw, published: Published::of(program) }
     }
 
     /// Runs a hook for a packet. Named counters that it hits go to `counted`, by their index in the program, as often
@@ -187,6 +192,32 @@ impl Rules {
     /// May, with a reference that other rules gave.
     pub fn snat(&self, action: SnatRef) -> &Snat {
         &self.store.snats[action.0 as usize]
+    }
+
+    /// A `dnat` or `redirect` action of these rules.
+    ///
+    /// # Panics
+    /// May, with a reference that other rules gave.
+    pub fn dnat(&self, action: DnatRef) -> &Dnat {
+        &self.store.dnats[action.0 as usize]
+    }
+
+    /// The network of a `netmap` action of these rules.
+    ///
+    /// # Panics
+    /// May, with a reference that other rules gave.
+    pub fn netmap(&self, prefix: NetmapRef) -> &Prefix {
+        &self.store.netmaps[prefix.0 as usize]
+    }
+
+    /// Whether some rule of `prerouting` translates destinations.
+    pub fn translates_destinations(&self) -> bool {
+        self.published.any
+    }
+
+    /// Whether a rule of `prerouting` that translates destinations names this address as one that packets come to.
+    pub fn publishes(&self, address: IpAddr) -> bool {
+        self.published.any && self.published.contains(address)
     }
 
     /// Where a rule was declared; the default position for one of other rules.
@@ -257,6 +288,7 @@ impl Rules {
                     effects.mark = mark;
                     keys.set_mark(mark);
                 }
+                Step::ConnMark(mark) => effects.connmark = Some(mark),
                 Step::Count(counter) => {
                     effects.packet_kind = true;
                     counted(counter);

@@ -12,7 +12,9 @@
 //! green:  10.0.0.0/24 --- lan.200 [router]                          zone 2; leaves as 198.51.100.20
 //! ```
 
+mod dnat;
 mod expiry;
+mod hairpin;
 mod icmp;
 mod kernel;
 mod limits;

@@ -33,6 +33,9 @@ const RULES: &str = r#"
         route(tenant, "0.0.0.0/0", #{ zone: "main" });
         postrouting(#{ zone: tenant, egress: "wan" }, snat(#{ to: outside[tenant] }));
     }
+    prerouting(#{ zone: ["blue", "green"], dst: "192.0.2.100", proto: ["tcp", "udp"], dport: 80 },
+               dnat(#{ to: "192.0.2.1:443" }));
+    prerouting(#{ zone: ["blue", "green"], dst: "192.0.2.100", proto: "icmp" }, dnat(#{ to: "192.0.2.1" }));
     route("main", "0.0.0.0/0", #{ via: "198.51.100.1" });
     forward(#{ state: ["established", "related"] }, accept);
     forward(#{ state: "invalid" }, drop);
@@ -53,6 +56,12 @@ const NFT: &str = r#"
             iifname "blue" meta mark set 1
             iifname "green" meta mark set 2
             iifname "wan" meta mark set ct mark
+        }
+        chain destinations {
+            type nat hook prerouting priority dstnat
+            iifname { "blue", "green" } ip daddr 192.0.2.100 tcp dport 80 dnat to 192.0.2.1:443
+            iifname { "blue", "green" } ip daddr 192.0.2.100 udp dport 80 dnat to 192.0.2.1:443
+            iifname { "blue", "green" } ip daddr 192.0.2.100 ip protocol icmp dnat to 192.0.2.1
         }
         chain nat {
             type nat hook postrouting priority srcnat
@@ -293,6 +302,31 @@ fn what_comes_unasked_makes_nothing() {
     Play::new("UDP", udp(blue(37_000), "<")).run(&mut kernel, &erhu);
     Play::new("SYN", tcp(blue(37_001), "< S 100 0")).run(&mut kernel, &erhu);
     Play::new("ACK", tcp(blue(37_002), "< A 100 5")).run(&mut kernel, &erhu);
+}
+
+/// Destination and source translated at once. What is redirected ends at the router and is left out, as its other
+/// connections are.
+#[test]
+fn both_ends_are_translated_alike() {
+    let (mut kernel, erhu) = routers();
+    let called = |flow: Flow| flow.called_at(("192.0.2.100", 80));
+    for (port, (name, life)) in (50_000..).zip(LIVES) {
+        Play::new(&format!("{name}, both ends"), tcp(called(blue(port)), life)).run(&mut kernel, &erhu);
+    }
+    Play::new("talk", udp(called(blue(51_000)), "> < > <")).run(&mut kernel, &erhu);
+    Play::new("ping", echo(called(blue(700)), "> < > <")).run(&mut kernel, &erhu);
+    let mut both = tcp(called(blue(51_001)), "open");
+    both.extend(tcp(blue(51_001), "open"));
+    Play::new("the address called and the server's own, from one port", both).run(&mut kernel, &erhu);
+    for (kind, code) in [(3, 3), (3, 4), (11, 0)] {
+        let flow = called(blue(51_100 + u16::from(kind) * 20 + u16::from(code)));
+        let mut steps = udp(flow.clone(), "> <");
+        steps.push(error_outside(&flow, "203.0.113.9", kind, code));
+        steps.push(error_outside(&flow, "192.0.2.1", kind, code));
+        steps.push(error_inside(&flow, "10.0.0.5", kind, code));
+        steps.extend(udp(flow, "> <"));
+        Play::new(&format!("error {kind}/{code}, both ends"), steps).run(&mut kernel, &erhu);
+    }
 }
 
 /// Lives, talks and echoes of both tenants, shuffled into each other.

@@ -24,17 +24,24 @@ pub struct Flow {
     side: Side,
     client: (&'static str, u16),
     server: (&'static str, u16),
+    /// Who answers: the server, or whom its address is translated to.
+    real: (&'static str, u16),
     external: &'static str,
 }
 
 impl Flow {
     pub fn new(side: Side, client: (&'static str, u16), server: (&'static str, u16), external: &'static str) -> Self {
-        Self { side, client, server, external }
+        Self { side, client, server, real: server, external }
+    }
+
+    /// The same, where the client calls another address, which is translated to the server's.
+    pub fn called_at(self, address: (&'static str, u16)) -> Self {
+        Self { server: address, ..self }
     }
 
     /// What left towards the server last, if anything did.
     fn sent<'h>(&self, history: &'h History, protocol: u8) -> Option<&'h Seen> {
-        let [server, external] = [self.server.0, self.external].map(|text| text.parse::<IpAddr>().unwrap());
+        let [server, external] = [self.real.0, self.external].map(|text| text.parse::<IpAddr>().unwrap());
         let ours = |left: &&Left| left.flow == Some(self.key(protocol));
         let to_server = |seen: &&Seen| {
             let (source, destination) = seen.ends();
@@ -173,8 +180,8 @@ impl Step {
         let Self { flow, forward, .. } = self;
         let ends = |protocol| {
             let client = if *forward { end(flow.client) } else { flow.seen_as(history, protocol) };
-            let (client, server) = (client.to_string(), end(flow.server).to_string());
-            if *forward { (client, server) } else { (server, client) }
+            let client = client.to_string();
+            if *forward { (client, end(flow.server).to_string()) } else { (end(flow.real).to_string(), client) }
         };
         let packet = match &self.what {
             What::Tcp(segment) => {
@@ -190,7 +197,7 @@ impl Step {
             What::Echo if *forward => packet::ping(flow.client.0, flow.server.0, flow.client.1).payload(b"an echo"),
             What::Echo => {
                 let client = flow.seen_as(history, self.protocol());
-                packet::pong(flow.server.0, &client.ip().to_string(), client.port()).payload(b"an echo")
+                packet::pong(flow.real.0, &client.ip().to_string(), client.port()).payload(b"an echo")
             }
             What::Error { from, kind, code, quoted_port, to } => {
                 let of = |p| if *forward { flow.received(history, p) } else { flow.sent(history, p) };

@@ -104,3 +104,31 @@ fn prefixes_contain_what_they_should() {
     let all = Prefix::new("::".parse().unwrap(), 0).unwrap();
     assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("1.2.3.4".parse().unwrap()));
 }
+
+#[test]
+fn a_prefix_laid_over_an_address_keeps_its_host_bits() {
+    let over = |prefix: &str, length, address: &str| {
+        Prefix::new(prefix.parse().unwrap(), length).unwrap().over(address.parse().unwrap()).map(|a| a.to_string())
+    };
+    assert_eq!(over("198.18.7.0", 24, "10.1.0.42").as_deref(), Some("198.18.7.42"));
+    assert_eq!(over("203.0.113.20", 32, "10.0.0.5").as_deref(), Some("203.0.113.20"));
+    assert_eq!(over("0.0.0.0", 0, "10.0.0.5").as_deref(), Some("10.0.0.5"));
+    assert_eq!(over("2001:db8:7::", 48, "fd00::1:2").as_deref(), Some("2001:db8:7::1:2"));
+    assert_eq!(over("2001:db8:7::", 48, "10.0.0.5"), None);
+}
+
+#[test]
+fn a_destination_that_cannot_be_is_refused() {
+    let dnat =
+        |ports, zone| Dnat { destination: DestinationChoice::Ingress, ports, zone, random: false, persistent: false };
+    let refused = |dnat: Dnat| {
+        let mut p = small();
+        let actions = vec![Action::Dnat(dnat)];
+        p.hooks[Hook::Prerouting.index()].rules.push(Rule { at: Position::default(), matches: vec![], actions });
+        p.validate().err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert_eq!(refused(dnat(None, Some(5))), "");
+    assert!(refused(dnat(None, Some(6))).contains("zone 6 does not exist"));
+    assert!(refused(dnat(Some(PortRange { first: 0, last: 9 }), None)).contains("port 0"));
+    assert!(refused(Dnat { destination: DestinationChoice::To(vec![]), ..dnat(None, None) }).contains("0 addresses"));
+}

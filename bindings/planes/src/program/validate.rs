@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::{
-    Action, AddressRange, Encapsulation, Hook, MatchKey, PortRange, Prefix, Program, RouteTarget, Rule, SourceChoice,
-    limits, states,
+    Action, AddressRange, DestinationChoice, Dnat, Encapsulation, Hook, MatchKey, PortRange, Prefix, Program,
+    RouteTarget, Rule, SourceChoice, limits, states,
 };
 use crate::timeouts::TimeoutKey;
 
@@ -268,10 +268,32 @@ impl Validator<'_> {
                     port_ranges(snat.ports.as_slice(), u16::MAX)?;
                 }
                 Action::Masquerade { ports, .. } => port_ranges(ports.as_slice(), u16::MAX)?,
+                Action::Dnat(dnat) => self.dnat(dnat)?,
+                Action::Netmap(prefix) if Prefix::new(prefix.network, prefix.length) != Some(*prefix) => {
+                    return Err(format!("netmap to {}/{}, which is no prefix", prefix.network, prefix.length));
+                }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    fn dnat(&self, dnat: &Dnat) -> Fault {
+        if let DestinationChoice::To(to) = &dnat.destination {
+            ranges(to)?;
+            let count = to.iter().map(AddressRange::count).fold(0, u64::saturating_add);
+            if count == 0 || count > limits::POOL_ADDRESSES {
+                return Err(format!("dnat to {count} addresses"));
+            }
+        }
+        if dnat.ports.is_some_and(|r| r.first == 0) {
+            return Err("dnat to port 0".into());
+        }
+        port_ranges(dnat.ports.as_slice(), u16::MAX)?;
+        match dnat.zone {
+            Some(zone) if self.program.zone(zone).is_none() => Err(format!("dnat: zone {zone} does not exist")),
+            _ => Ok(()),
+        }
     }
 
     /// Follows jumps: what a chain may do is what each hook that reaches it may; no loops, bounded depth.

@@ -224,17 +224,14 @@ pub fn pool(call: &Call) -> Dynamic {
     });
     let ports = options.get("ports", given_ports).unwrap_or(PortRange { first: 1024, last: u16::MAX });
     let mapping = options.get("mapping", |v| choice(v, BEHAVIOURS)).unwrap_or(Behaviour::EndpointIndependent);
-    let filtering = options.get("filtering", |value| match choice(value, BEHAVIOURS)? {
-        only @ Behaviour::AddressPortDependent => Ok(only),
-        _ => Err("not available yet, except \"address_port_dependent\"".into()),
-    });
+    let filtering = options.get("filtering", |v| choice(v, BEHAVIOURS)).unwrap_or(Behaviour::AddressPortDependent);
     let preserve_port = options.get("preserve_port", flag).unwrap_or(true);
     let parity = options.get("parity", flag).unwrap_or(true);
     let paired = options.get("pairing", |v| choice(v, &[("paired", true), ("arbitrary", false)])).unwrap_or(true);
-    let reuse_delay_ms = options.get("reuse_delay", duration).unwrap_or(0);
-    if options.get("hairpin", flag) == Some(true) {
-        options.refuse(Some("hairpin"), "not available yet, leave it out".into());
-    }
+    // RFC 6888 REQ-8: strangers must not reach the next owner of a port that was open to all.
+    let rest = if filtering == Behaviour::EndpointIndependent { 120_000 } else { 0 };
+    let reuse_delay_ms = options.get("reuse_delay", duration).unwrap_or(rest);
+    let hairpin = options.get("hairpin", flag).unwrap_or(true);
     let zone = options.get("zone", crate::script::values::name).unwrap_or_else(|| MAIN.into());
     match (name, addresses) {
         (Some(name), Some(addresses)) if !options.failed() => {
@@ -244,12 +241,12 @@ pub fn pool(call: &Call) -> Dynamic {
                 addresses,
                 ports,
                 mapping,
-                filtering: filtering.unwrap_or(Behaviour::AddressPortDependent),
+                filtering,
                 preserve_port,
                 parity,
                 paired,
                 reuse_delay_ms,
-                hairpin: !options.has("hairpin"),
+                hairpin,
                 zone,
             };
             call.session.state().policy.pools.push(pool);

@@ -127,16 +127,17 @@ const FUNCTIONS: &[Function] = &[
     Function { name: "count", usage: "count(name)", counts: &[1], run: actions::count },
     Function { name: "snat", usage: "snat(#{ pool: … })", counts: &[1], run: actions::snat },
     Function { name: "masquerade", usage: "masquerade(#{ ports: … })", counts: &[1], run: actions::masquerade },
+    Function { name: "connmark", usage: "connmark(number)", counts: &[1], run: actions::connmark },
+    Function { name: "dnat", usage: "dnat(#{ to: … })", counts: &[1], run: actions::dnat },
+    Function { name: "redirect", usage: "redirect(port)", counts: &[1], run: actions::redirect },
+    Function { name: "netmap", usage: "netmap(prefix)", counts: &[1], run: actions::netmap },
     Function { name: "not", usage: "not(value)", counts: &[1], run: not },
     Function { name: "data", usage: "data(\"file.json\")", counts: &[1], run: files::data },
     Function { name: "sleep", usage: "", counts: &[], run: |_| Dynamic::UNIT },
 ];
 
 /// Functions of the language whose feature does not exist yet: refused, never ignored.
-const LATER: &[&str] = &[
-    "link", "set", "service", "dnat", "redirect", "connmark", "log", "dscp", "mss", "limit", "add", "netmap",
-    "tproxy", "queue", "ct",
-];
+const LATER: &[&str] = &["link", "set", "service", "log", "dscp", "mss", "limit", "add", "tproxy", "queue", "ct"];
 
 /// Actions that are written without parentheses.
 const CONSTANTS: &[(&str, ActionKind)] = &[

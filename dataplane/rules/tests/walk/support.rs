@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use erhu_planes::program::{
-    Action, AddressRange, Chain, Encapsulation, Hook, Interface, Match, MatchKey, PolicyVerdict, PortRange, Position,
-    Program, RejectKind, Rule, Snat, SourceChoice, Zone, states,
+    Action, AddressRange, Chain, DestinationChoice, Dnat, Encapsulation, Hook, Interface, Match, MatchKey,
+    PolicyVerdict, PortRange, Position, Prefix, Program, RejectKind, Rule, Snat, SourceChoice, Zone, states,
 };
 use erhu_rules::{Effects, Facts, Rules, Verdict};
 
@@ -13,6 +13,7 @@ use erhu_rules::{Effects, Facts, Rules, Verdict};
 pub struct Outcome {
     pub ending: Ending,
     pub mark: u32,
+    pub connmark: Option<u32>,
     pub notrack: bool,
     pub packet_kind: bool,
     pub counted: Vec<u16>,
@@ -24,6 +25,8 @@ pub struct Outcome {
 pub enum Ending {
     Verdict(Verdict),
     Snat(Snat),
+    Dnat(Dnat),
+    Netmap(Prefix),
 }
 
 /// Runs the compiled rules.
@@ -33,9 +36,12 @@ pub fn compiled(rules: &Rules, hook: Hook, facts: &Facts) -> Outcome {
     Outcome {
         ending: match verdict {
             Verdict::Snat { action } => Ending::Snat(rules.snat(action).clone()),
+            Verdict::Dnat { action } => Ending::Dnat(rules.dnat(action).clone()),
+            Verdict::Netmap { prefix } => Ending::Netmap(*rules.netmap(prefix)),
             other => Ending::Verdict(other),
         },
         mark: effects.mark,
+        connmark: effects.connmark,
         notrack: effects.notrack,
         packet_kind: effects.packet_kind,
         counted,
@@ -49,6 +55,7 @@ pub fn plain(program: &Program, hook: Hook, facts: &Facts) -> Outcome {
     let outcome = Outcome {
         ending,
         mark: facts.mark,
+        connmark: None,
         notrack: false,
         packet_kind: false,
         counted: Vec::new(),
@@ -86,6 +93,12 @@ impl Walk<'_> {
                     Action::Drop => Ending::Verdict(Verdict::DropByRule),
                     Action::Reject(kind) => Ending::Verdict(Verdict::RejectByRule(*kind)),
                     Action::Snat(snat) => Ending::Snat(snat.clone()),
+                    Action::Dnat(dnat) => Ending::Dnat(dnat.clone()),
+                    Action::Netmap(prefix) => Ending::Netmap(*prefix),
+                    Action::ConnMark(mark) => {
+                        self.outcome.connmark = Some(*mark);
+                        continue;
+                    }
                     Action::Masquerade { ports, random } => {
                         Ending::Verdict(Verdict::Masquerade { ports: *ports, random: *random })
                     }
@@ -292,21 +305,30 @@ fn random_actions(random: &mut Random, hook: Hook, shape: Shape, chains: std::op
             25..50 => Action::Mark(random.pick(&[0, 1, 2, 0x10, 0x12, 0xffff_ffff])),
             50..55 => Action::Continue,
             55..60 if hook == Hook::Raw => Action::Notrack,
+            55..60 if hook != Hook::Output => Action::ConnMark(random.below(3)),
             _ => Action::Count(random.below16(COUNTERS)),
         });
     }
     if random.percent(shape.finals) {
         let ports = random.percent(50).then_some(PortRange { first: 1, last: random.below16(1000) + 1 });
         actions.push(match hook {
-            Hook::Postrouting => match random.below(3) {
+            Hook::Postrouting => match random.below(4) {
                 0 => Action::Accept,
-                1 => Action::Masquerade { ports, random: random.percent(50) },
+                1 => Action::Netmap(Prefix::new(v4(random.below(9)), 28).unwrap()),
+                2 => Action::Masquerade { ports, random: random.percent(50) },
                 _ => {
                     let to = AddressRange { first: v4(random.below(9)), last: v4(random.below(9) + 10) };
                     let source = SourceChoice::To(vec![to]);
                     Action::Snat(Snat { source, ports, random: random.percent(50), persistent: false })
                 }
             },
+            Hook::Prerouting if random.percent(40) => {
+                let to = AddressRange { first: v4(random.below(9)), last: v4(random.below(9) + 10) };
+                let destination =
+                    if random.percent(50) { DestinationChoice::Ingress } else { DestinationChoice::To(vec![to]) };
+                let zone = random.percent(50).then_some(1);
+                Action::Dnat(Dnat { destination, ports, zone, random: random.percent(50), persistent: false })
+            }
             Hook::Raw | Hook::Prerouting if random.percent(50) => Action::Accept,
             Hook::Raw | Hook::Prerouting => Action::Drop,
             _ => match random.below(3) {
