@@ -38,10 +38,16 @@ pub struct Tuple {
     pub zone: u16,
 }
 
+/// Whether a protocol's tuples have an identifier, type and code instead of ports.
+#[inline]
+pub const fn is_icmp(protocol: u8) -> bool {
+    protocol == proto::ICMP || protocol == proto::ICMPV6
+}
+
 impl Tuple {
     /// Whether the two last fields are an identifier and `type << 8 | code`.
     pub const fn is_icmp(&self) -> bool {
-        self.proto == proto::ICMP || self.proto == proto::ICMPV6
+        is_icmp(self.proto)
     }
 
     /// The tuple of the answer, before any translation, in the same zone; `None` for ICMP types that have none.
@@ -107,7 +113,7 @@ pub const fn pack_low(ports: u32, protocol: u8, family: u8, zone: u16) -> u64 {
 
 /// Frame bytes of a tuple's port field, loaded little-endian (see [`Key4`]).
 pub const fn pack_ports(protocol: u8, sport: u16, dport: u16) -> u32 {
-    if protocol == proto::ICMP || protocol == proto::ICMPV6 {
+    if is_icmp(protocol) {
         // identifier as in the frame, then type, then code
         sport.swap_bytes() as u32 | ((dport >> 8) as u32) << 16 | ((dport & 0xff) as u32) << 24
     } else {
@@ -120,11 +126,7 @@ pub const fn pack_ports(protocol: u8, sport: u16, dport: u16) -> u32 {
 pub const fn unpack_ports(protocol: u8, ports: u32) -> (u16, u16) {
     let sport = (ports as u16).swap_bytes();
     let high = (ports >> 16) as u16;
-    if protocol == proto::ICMP || protocol == proto::ICMPV6 {
-        (sport, (high & 0xff) << 8 | high >> 8)
-    } else {
-        (sport, high.swap_bytes())
-    }
+    if is_icmp(protocol) { (sport, (high & 0xff) << 8 | high >> 8) } else { (sport, high.swap_bytes()) }
 }
 
 /// An IPv4 address as four frame bytes loaded little-endian.

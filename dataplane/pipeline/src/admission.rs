@@ -158,7 +158,7 @@ impl<P: Buffers> Worker<P> {
         let from = self.rng.below(u32::from(u16::MAX));
         if let Some(wheel) = self.wheel.as_ref() {
             wheel.look_from(&shared.table, from, |entry| {
-                let its_zone = entry.hot4(0).key_zone();
+                let its_zone = entry.zone(0);
                 let live = self.live_original(its_zone);
                 let may_go = its_zone == zone || live > fair;
                 let is_assured = entry.cold().status.load(Ordering::Relaxed) & status::ASSURED != 0;

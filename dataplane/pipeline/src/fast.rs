@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
-use erhu_table::Reference;
+use erhu_table::{Reference, Side};
 use erhu_wire::rewrite::Rewrite4;
 use erhu_wire::{Parsed, ethernet};
 
@@ -72,7 +72,7 @@ impl Usual {
     pub fn counted(self, hot: &Hot4, bytes: u16) -> bool {
         let is_steady = hot.flags.load(Ordering::Relaxed) & flags::STEADY != 0;
         if is_steady {
-            count(hot, self.tick, bytes);
+            count(&Side::of4(hot), self.tick, bytes);
         }
         is_steady
     }
@@ -120,12 +120,19 @@ impl<P: Buffers> Worker<P> {
 
 /// Counts a packet of a direction and notes that it was seen.
 #[inline(always)]
-pub(crate) fn count(hot: &Hot4, tick: u32, bytes: u16) {
-    if hot.last_seen.load(Ordering::Relaxed) != tick {
-        hot.last_seen.store(tick, Ordering::Relaxed);
+pub(crate) fn count(side: &Side<'_>, tick: u32, bytes: u16) {
+    if side.last_seen.load(Ordering::Relaxed) != tick {
+        side.last_seen.store(tick, Ordering::Relaxed);
     }
-    add(&hot.packets, 1);
-    add(&hot.bytes, u64::from(bytes));
+    add(side.packets, 1);
+    add(side.bytes, u64::from(bytes));
+}
+
+impl<P: Buffers> Worker<P> {
+    /// Translates a packet of a direction, off the fast path.
+    pub(crate) fn rewrite(&self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) {
+        rewrite(buffer, &meta.parsed, self.shared.table.hot4(reference));
+    }
 }
 
 /// Writes a direction's addresses, ports, checksums and decremented TTL.

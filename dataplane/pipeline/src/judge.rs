@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use erhu_planes::DropReason;
 use erhu_planes::connections::flags;
 use erhu_planes::program::{Hook, RejectKind};
-use erhu_planes::tuple::{Key4, proto, unpack_ports, unpack_v4};
 use erhu_route::Found;
 use erhu_rules::{Facts, Verdict};
 use erhu_table::Entry;
@@ -122,13 +121,11 @@ impl<P: Buffers> Worker<P> {
     #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
     pub(crate) fn leg(&self, entry: Entry<'_>, direction: usize, state: u8) -> Leg {
         let relaxed = Ordering::Relaxed;
-        let (hot, original) = (entry.hot4(direction), entry.hot4(0));
-        let key = Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]);
-        let tuple = key.tuple();
-        let new_dst = unpack_v4((hot.addresses.load(relaxed) >> 32) as u32);
-        let is_icmp = tuple.proto == proto::ICMP;
-        let new_ports = unpack_ports(tuple.proto, hot.ports_deltas.load(relaxed) as u32);
-        let (ingress, began) = (hot.interface.load(relaxed), original.interface.load(relaxed));
+        let key = entry.key(direction);
+        let (tuple, to) = (key.tuple(), entry.key(1 - direction.min(1)).tuple());
+        let is_icmp = tuple.is_icmp();
+        let interface = |direction| entry.side(direction).interface.load(relaxed);
+        let (ingress, began) = (interface(direction), interface(0));
         let zone_of = |slot: u16| self.policy.interface(slot).map_or(tuple.zone, |i| i.zone);
         let facts = Facts {
             ingress: self.policy.interface(ingress).map(|i| i.index),
@@ -136,18 +133,19 @@ impl<P: Buffers> Worker<P> {
             zone: Some(zone_of(ingress)),
             egress_zone: None,
             src: tuple.src,
-            dst: new_dst.into(),
+            // Once translated, its packets are those of the other direction turned round.
+            dst: to.src,
             proto: tuple.proto,
             sport: tuple.sport,
-            dport: if is_icmp { tuple.dport } else { new_ports.1 },
+            dport: if is_icmp { tuple.dport } else { to.sport },
             has_ports: !is_icmp,
             icmp: is_icmp.then_some(((tuple.dport >> 8) as u8, tuple.dport as u8)),
             state,
             mark: entry.cold().first_mark.load(relaxed),
             bytes: 0,
         };
-        let flow = (self.shared.table.hash4(&key) >> 16) as u32;
-        let leaves_in = entry.hot4(1 - direction.min(1)).key_zone();
+        let flow = (self.shared.table.hash(&key) >> 16) as u32;
+        let leaves_in = entry.zone(1 - direction.min(1));
         let turned = if direction == 0 { self.detours.route_zone(entry) } else { None };
         Leg {
             route_zone: turned.unwrap_or_else(|| zone_of(began)),
@@ -191,7 +189,7 @@ impl<P: Buffers> Worker<P> {
     /// Stores a direction's decision under the running generation.
     pub(crate) fn store_decision(&self, entry: Entry<'_>, direction: usize, judged: &Judged) {
         let relaxed = Ordering::Relaxed;
-        let hot = entry.hot4(direction);
+        let hot = entry.side(direction);
         let mut bits = hot.flags.load(relaxed) & !(flags::PER_PACKET | flags::NOT_FORWARDED);
         let old = hot.decision.load(relaxed);
         let held = bits & flags::HOLDS_ADJACENCY != 0;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use erhu_planes::connections::status;
 use erhu_planes::events::mask;
 use erhu_planes::program::{Hook, RejectKind, states};
-use erhu_planes::tuple::proto;
+use erhu_planes::tuple::{icmp_answer, proto};
 use erhu_planes::{Counter, DropReason};
 use erhu_route::Found;
 use erhu_rules::Facts;
@@ -24,6 +24,8 @@ use crate::worker::{Fate, Meta, Worker};
 const ERRORS_PER_SECOND: u32 = 1000;
 /// … and at once.
 const ERROR_BURST: u32 = 100;
+/// Type of an echo request, by family.
+const ECHO_REQUEST: [u8; 2] = [icmp::ECHO_REQUEST, 128];
 /// Where the IP header of a packet that the router makes starts.
 const L3: usize = ethernet::HEADER_BYTES;
 /// Room for a packet that the router makes: header and [`icmp::LONGEST_ERROR`].
@@ -74,7 +76,7 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn send_arp_request(&mut self, slot: u16, hop: Ipv4Addr) {
         let policy = self.policy();
         let Some(interface) = policy.interface(slot) else { return };
-        let Some(source) = interface.source_for(hop.into()) else { return };
+        let Some(IpAddr::V4(source)) = interface.source_like(hop.into()) else { return };
         let Some(mut buffer) = self.buffers.allocate() else { return };
         let vlan = (interface.vlan != 0).then_some(interface.vlan);
         let header = ethernet::HEADER_BYTES + if vlan.is_some() { ethernet::TAG_BYTES } else { 0 };
@@ -105,7 +107,7 @@ impl<P: Buffers> Worker<P> {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
             return Some(self.refuse_packet(buffer, meta, &judged));
         }
-        if facts.icmp.is_none_or(|(kind, _)| kind != icmp::ECHO_REQUEST) {
+        if !asks_for_echo(facts) {
             return Some(self.no_service(buffer, meta));
         }
         let opening = Opening {
@@ -168,7 +170,7 @@ impl<P: Buffers> Worker<P> {
         if facts.state == states::INVALID {
             return Fate::Drop(DropReason::Invalid);
         }
-        if facts.icmp.is_some_and(|(kind, _)| kind == icmp::ECHO_REQUEST) {
+        if asks_for_echo(facts) {
             return self.answer_echo(buffer, meta, None);
         }
         self.no_service(buffer, meta)
@@ -187,12 +189,12 @@ impl<P: Buffers> Worker<P> {
         let policy = self.policy();
         let mut facts = meta.facts(&policy, states::ESTABLISHED);
         (facts.src, facts.dst) = (facts.dst, facts.src);
-        facts.icmp = Some((icmp::ECHO_REPLY, 0));
+        facts.icmp = icmp_answer(facts.proto, ECHO_REQUEST[usize::from(facts.dst.is_ipv6())]).map(|kind| (kind, 0));
         facts.ingress = None;
         if connection.is_none() {
             facts.state = states::UNTRACKED;
         }
-        let Some((adjacency, verdict_allows)) = self.route_own(&policy, meta.zone, &mut facts) else {
+        let Some((adjacency, verdict_allows)) = self.route_own(&policy, meta.slot, meta.zone, &mut facts) else {
             return Fate::Drop(DropReason::NoRoute);
         };
         if let Err(reason) = verdict_allows {
@@ -206,7 +208,7 @@ impl<P: Buffers> Worker<P> {
         if let Some(reference) = connection {
             let shared = self.shared();
             let entry = shared.table.entry(reference);
-            crate::fast::count(entry.hot4(1), self.clock.tick, meta.parsed.length);
+            crate::fast::count(&entry.side(1), self.clock.tick, meta.parsed.length);
             let cold = entry.cold();
             let before = cold.status.load(Ordering::Relaxed);
             if before & status::SEEN_REPLY == 0 {
@@ -218,11 +220,21 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Where a packet of the router's own goes, and whether the output rules let it.
-    fn route_own(&mut self, policy: &Policy, zone: u16, facts: &mut Facts) -> Option<(u32, Result<(), DropReason>)> {
-        let Found::Via { interface, next_hop } = policy.routes.lookup(zone, facts.dst, 0) else { return None };
-        // An answer stays in the zone of what it answers: a source that is routed to another one was not its own, and
-        // the answer would leave there with addresses of this one.
-        let egress = policy.interface_at(interface).filter(|egress| egress.zone == zone)?;
+    fn route_own(
+        &mut self,
+        policy: &Policy,
+        slot: u16,
+        zone: u16,
+        facts: &mut Facts,
+    ) -> Option<(u32, Result<(), DropReason>)> {
+        let (egress, next_hop) = if is_on_link(facts.dst) {
+            (policy.interface(slot)?, facts.dst)
+        } else {
+            let Found::Via { interface, next_hop } = policy.routes.lookup(zone, facts.dst, 0) else { return None };
+            // An answer stays in the zone of what it answers: a source that is routed to another one was not its own,
+            // and the answer would leave there with addresses of this one.
+            (policy.interface_at(interface).filter(|egress| egress.zone == zone)?, next_hop)
+        };
         facts.egress = Some(egress.index);
         facts.egress_zone = Some(egress.zone);
         facts.zone = Some(zone);
@@ -237,7 +249,7 @@ impl<P: Buffers> Worker<P> {
         let is_tcp = parsed.proto == proto::TCP;
         let code = match kind {
             RejectKind::Default | RejectKind::Reset if is_tcp => {
-                return self.send_reset(buffer, parsed, zone);
+                return self.send_reset(buffer, parsed, slot, zone);
             }
             RejectKind::Default | RejectKind::Reset | RejectKind::Port => unreachable::PORT,
             RejectKind::Admin => unreachable::ADMIN,
@@ -267,7 +279,7 @@ impl<P: Buffers> Worker<P> {
         let policy = self.policy();
         let Some(original) = buffer.frame().get(usize::from(parsed.l3)..usize::from(parsed.end)) else { return };
         let [to, _] = ipv4::unpack_addresses(parsed.addresses);
-        let Some(from) = own_address(&policy, slot, zone, to.into()) else { return };
+        let Some(IpAddr::V4(from)) = own_address(&policy, slot, zone, to.into()) else { return };
         if !icmp::may_answer_with_error(original, false) || !self.may_send_error(zone) {
             return;
         }
@@ -283,10 +295,10 @@ impl<P: Buffers> Worker<P> {
         else {
             return;
         };
-        self.originate(answer, length, zone, Some((icmp_type, code)));
+        self.originate(answer, length, (slot, zone), Some((icmp_type, code)));
     }
 
-    fn send_reset(&mut self, buffer: &P::Buffer, parsed: &Parsed, zone: u16) {
+    fn send_reset(&mut self, buffer: &P::Buffer, parsed: &Parsed, slot: u16, zone: u16) {
         let Some(original) = buffer.frame().get(usize::from(parsed.l3)..usize::from(parsed.end)) else { return };
         let Some(mut answer) = self.buffers.allocate() else { return };
         if !self.may_send_error(zone) || !answer.set_len(ROOM) {
@@ -294,12 +306,12 @@ impl<P: Buffers> Worker<P> {
         }
         let built = answer.frame_mut().get_mut(L3..).and_then(|body| tcp::build_reset(body, original));
         if let Some(length) = built {
-            self.originate(answer, length, zone, None);
+            self.originate(answer, length, (slot, zone), None);
         }
     }
 
     /// Sends an IP packet that the router made.
-    fn originate(&mut self, mut buffer: P::Buffer, length: usize, zone: u16, icmp: Option<(u8, u8)>) {
+    fn originate(&mut self, mut buffer: P::Buffer, length: usize, (slot, zone): (u16, u16), icmp: Option<(u8, u8)>) {
         let policy = self.policy();
         let placeholder =
             ethernet::write_header(buffer.frame_mut(), ethernet::ZERO, ethernet::ZERO, None, ethernet::IPV4);
@@ -325,7 +337,7 @@ impl<P: Buffers> Worker<P> {
             mark: 0,
             bytes: u32::from(parsed.length),
         };
-        match self.route_own(&policy, zone, &mut facts) {
+        match self.route_own(&policy, slot, zone, &mut facts) {
             Some((adjacency, Ok(()))) => {
                 self.tally.count(Counter::Originated);
                 self.send_or_wait(buffer, parsed, adjacency, None);
@@ -337,9 +349,19 @@ impl<P: Buffers> Worker<P> {
 }
 
 /// The address to send errors from: the interface's that the packet came by, else one of its zone.
-fn own_address(policy: &Policy, slot: u16, zone: u16, to: IpAddr) -> Option<Ipv4Addr> {
-    let own = policy.interface(slot).and_then(|i| i.source_for(to));
-    own.or_else(|| policy.interfaces().filter(|i| i.zone == zone).find_map(Interface::primary_v4))
+fn own_address(policy: &Policy, slot: u16, zone: u16, to: IpAddr) -> Option<IpAddr> {
+    let own = policy.interface(slot).and_then(|i| i.source_like(to));
+    own.or_else(|| policy.interfaces().filter(|i| i.zone == zone).find_map(|i| i.primary_like(to)))
+}
+
+/// Whether an address means something on one link only.
+const fn is_on_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Whether a packet asks for an echo, in its family's way.
+fn asks_for_echo(facts: &Facts) -> bool {
+    facts.icmp.is_some_and(|(kind, _)| kind == ECHO_REQUEST[usize::from(facts.src.is_ipv6())])
 }
 
 /// Whether an ARP packet's sender can be a host: a single one, that claims nothing of the router's.

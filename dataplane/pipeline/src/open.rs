@@ -61,7 +61,7 @@ pub(crate) fn deadline(entry: Entry<'_>) -> u32 {
 }
 
 fn last_seen(entry: Entry<'_>) -> u32 {
-    let seen = |direction| entry.hot4(direction).last_seen.load(Ordering::Relaxed);
+    let seen = |direction| entry.last_seen(direction).load(Ordering::Relaxed);
     seen(0).max(seen(1))
 }
 
@@ -162,7 +162,7 @@ impl<P: Buffers> Worker<P> {
         match self.confirm(buffer, &opening) {
             Ok(entry_line) => {
                 let entry = self.shared.table.entry_at(entry_line)?;
-                crate::fast::rewrite(buffer, &meta.parsed, entry.hot4(0));
+                self.rewrite(buffer, meta, entry.reference(0));
                 Some(Fate::Send { adjacency })
             }
             Err(None) => None,
@@ -199,8 +199,8 @@ impl<P: Buffers> Worker<P> {
                     }
                 }
             }
-            Verdict::Masquerade { ports, random } => match egress.primary_v4() {
-                Some(address) => Translation::Address { address: address.into(), ports, random },
+            Verdict::Masquerade { ports, random } => match egress.primary_like(facts.src) {
+                Some(address) => Translation::Address { address, ports, random },
                 None => return Err(DropReason::PoolExhausted),
             },
             Verdict::Netmap { prefix } => match policy.rules.netmap(prefix).over(facts.src) {
@@ -229,7 +229,7 @@ impl<P: Buffers> Worker<P> {
         if !self.take_place(original.zone) {
             return Err(Some(DropReason::TableFull));
         }
-        let class = if original.proto == proto::TCP { Class::Tcp4 } else { Class::Udp4 };
+        let class = class_of(&original);
         let Some(slot) = self.own.alloc(table, class) else {
             self.give_place_back();
             return Err(Some(DropReason::TableFull));
@@ -254,14 +254,14 @@ impl<P: Buffers> Worker<P> {
                 Ok(found) => found,
                 Err(reason) => break Err(Some(reason)),
             };
-            let (key, reply_key) = (opening.meta.key, key4(&reply));
+            let (key, reply_key) = (opening.meta.packed(), Key::from(&reply));
             if key == reply_key {
                 self.give_back(lease.as_ref());
                 break Err(Some(DropReason::Clash));
             }
-            self.write_identity(slot.entry(table), key, reply_key, opening, lease.as_ref());
-            let reply_hash = table.hash4(&reply_key);
-            match table.insert_hashed(&slot, (opening.meta.hash, &Key::V4(key)), (reply_hash, &Key::V4(reply_key))) {
+            self.write_identity(slot.entry(table), &key, &reply_key, opening, lease.as_ref());
+            let reply_hash = table.hash(&reply_key);
+            match table.insert_hashed(&slot, (opening.meta.hash, &key), (reply_hash, &reply_key)) {
                 Ok(()) => break Ok((reply, lease)),
                 Err(taken) => {
                     self.give_back(lease.as_ref());
@@ -347,22 +347,16 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Writes both hot lines' keys and rewrites, and what ends a connection needs.
-    fn write_identity(&self, entry: Entry<'_>, key: Key4, reply: Key4, opening: &Opening<'_>, lease: Option<&Lease>) {
+    fn write_identity(&self, entry: Entry<'_>, key: &Key, reply: &Key, opening: &Opening<'_>, lease: Option<&Lease>) {
         let relaxed = Ordering::Relaxed;
         let owner = u16::try_from(self.index).unwrap_or(0) << flags::OWNER_SHIFT;
-        let is_tcp = if key.proto() == proto::TCP { flags::TCP } else { 0 };
+        let is_tcp = if entry.class().is_tcp() { flags::TCP } else { 0 };
         let egress = opening.egress.map_or(opening.meta.slot, |i| i.slot);
         let sides = [(key, reply, opening.meta.slot, 0), (reply, key, egress, flags::REPLY)];
         for (direction, (key, other, interface, side)) in sides.into_iter().enumerate() {
-            let hot = entry.hot4(direction);
-            let to = turned(other);
-            let rewrite = Rewrite4::new(key.proto(), (key.0[0], low(key)), to);
-            hot.key[0].store(key.0[0], relaxed);
-            hot.key[1].store(key.0[1], relaxed);
-            hot.addresses.store(rewrite.addresses, relaxed);
-            let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
-            hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
-            let translates = if to != (key.0[0], low(key)) { flags::TRANSLATE } else { 0 };
+            entry.store_key(direction, key);
+            let translates = if write_rewrite(entry, direction, key, other) { flags::TRANSLATE } else { 0 };
+            let hot = entry.side(direction);
             hot.flags.store(owner | is_tcp | side | translates, relaxed);
             hot.interface.store(interface, relaxed);
             hot.decision.store(0, relaxed);
@@ -388,7 +382,7 @@ impl<P: Buffers> Worker<P> {
         let original = opening.meta.tuple();
         let now = self.clock;
         let cold = entry.cold();
-        let is_translated = entry.hot4(0).flags.load(relaxed) & flags::TRANSLATE != 0;
+        let is_translated = entry.flags(0).load(relaxed) & flags::TRANSLATE != 0;
         let mut bits = status::CONFIRMED | status::SRC_NAT_DONE | status::DST_NAT_DONE;
         if opening.course.is_some() {
             bits |= self.note_detour(entry, opening, (&original, reply), entered);
@@ -404,7 +398,7 @@ impl<P: Buffers> Worker<P> {
         cold.egress.store(opening.egress.map_or(crate::policy::NO_SLOT, |i| i.slot), relaxed);
         cold.stream_from.store(now.tick + 2 * TICKS_PER_SECOND, relaxed);
         self.start_tracking(buffer, opening.meta, entry);
-        crate::fast::count(entry.hot4(0), now.tick, opening.meta.parsed.length);
+        crate::fast::count(&entry.side(0), now.tick, opening.meta.parsed.length);
         self.decide_both(entry, opening.target, opening.back);
         let id = self.own.next_id(&self.shared.table);
         // Release; pairs with the Acquire of readers: from here on the entry is visible to them.
@@ -440,7 +434,7 @@ impl<P: Buffers> Worker<P> {
         self.store_decision(entry, 0, &settled);
         let reply = match back {
             Some(back) if self.policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED) => {
-                self.take(&back, entry.hot4(0).key_zone())
+                self.take(&back, entry.zone(0))
             }
             _ => {
                 let mut reply = self.leg(entry, 1, states::ESTABLISHED);
@@ -455,12 +449,8 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn reevaluate(&mut self, entry: Entry<'_>) -> bool {
         let relaxed = Ordering::Relaxed;
         let policy = self.policy();
-        let key = |direction: usize| {
-            let hot = entry.hot4(direction);
-            Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]).tuple()
-        };
-        let (original, reply) = (key(0), key(1));
-        let Some(ingress) = policy.interface(entry.hot4(0).interface.load(relaxed)) else { return false };
+        let (original, reply) = (entry.key(0).tuple(), entry.key(1).tuple());
+        let Some(ingress) = policy.interface(entry.side(0).interface.load(relaxed)) else { return false };
         if ingress.zone != original.zone {
             return false;
         }
@@ -506,7 +496,7 @@ impl<P: Buffers> Worker<P> {
         if !agrees(&translation, &policy, &original, &reply) {
             return false;
         }
-        entry.hot4(1).interface.store(egress.slot, relaxed);
+        entry.side(1).interface.store(egress.slot, relaxed);
         entry.cold().egress.store(egress.slot, relaxed);
         self.decide_both(entry, decision, None);
         true
@@ -526,10 +516,9 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn end(&mut self, entry: Entry<'_>, disarm: bool) {
         let relaxed = Ordering::Relaxed;
         let shared = self.shared();
-        let mut keys = [Key4::default(); 2];
-        for (direction, key) in keys.iter_mut().enumerate() {
-            let hot = entry.hot4(direction);
-            *key = Key4([hot.key[0].load(relaxed), hot.key[1].load(relaxed)]);
+        let keys = [entry.key(0), entry.key(1)];
+        for direction in 0..2 {
+            let hot = entry.side(direction);
             let bits = hot.flags.load(relaxed);
             if bits & flags::HOLDS_ADJACENCY != 0 {
                 let number = u32::try_from(hot.decision.load(relaxed) >> 32).unwrap_or(0);
@@ -543,7 +532,7 @@ impl<P: Buffers> Worker<P> {
         if disarm && let Some(wheel) = self.wheel.as_mut() {
             wheel.disarm(&shared.table, entry);
         }
-        shared.table.remove(entry, &Key::V4(keys[0]), &Key::V4(keys[1]));
+        shared.table.remove(entry, &keys[0], &keys[1]);
         let (original, reply) = (keys[0].tuple(), keys[1].tuple());
         let (kind, mapping) = (cold.nat_kind.load(relaxed), cold.mapping.load(relaxed));
         let mut lease = Lease::rebuild(kind, mapping, &reply);
@@ -571,8 +560,7 @@ impl<P: Buffers> Worker<P> {
             return;
         }
         let relaxed = Ordering::Relaxed;
-        let (cold, sides) = (entry.cold(), [entry.hot4(0), entry.hot4(1)]);
-        let tuple = |d: usize| Key4([sides[d].key[0].load(relaxed), sides[d].key[1].load(relaxed)]).tuple();
+        let (cold, sides) = (entry.cold(), [entry.side(0), entry.side(1)]);
         let counts = |d: usize| [sides[d].packets.load(relaxed), sides[d].bytes.load(relaxed)];
         let timeout = entry.timeout().load(relaxed);
         let left = last_seen(entry).saturating_add(timeout).saturating_sub(self.clock.tick);
@@ -584,8 +572,8 @@ impl<P: Buffers> Worker<P> {
             mark: cold.mark.load(relaxed),
             timeout: if kind == mask::DESTROY { left } else { timeout },
             state: cold.state.load(relaxed),
-            original: tuple(0),
-            reply: tuple(1),
+            original: entry.key(0).tuple(),
+            reply: entry.key(1).tuple(),
             original_count: counts(0),
             reply_count: counts(1),
         };
@@ -621,11 +609,31 @@ fn agrees(wanted: &Translation<'_>, policy: &Policy, original: &Tuple, reply: &T
     }
 }
 
-/// A tuple's key. Tuples of packets that got this far are IPv4.
-fn key4(tuple: &Tuple) -> Key4 {
-    match Key::from(tuple) {
-        Key::V4(key) => key,
-        Key::V6(_) => Key4::default(),
+/// The class of a new connection's entry.
+const fn class_of(original: &Tuple) -> Class {
+    match (original.src.is_ipv6(), original.proto == proto::TCP) {
+        (false, false) => Class::Udp4,
+        (false, true) => Class::Tcp4,
+        (true, false) => Class::Udp6,
+        (true, true) => Class::Tcp6,
+    }
+}
+
+/// Writes what packets of a direction, which come with `key`, leave as: the other direction's turned round. Returns
+/// whether that is a change.
+fn write_rewrite(entry: Entry<'_>, direction: usize, key: &Key, other: &Key) -> bool {
+    let relaxed = Ordering::Relaxed;
+    match (key, other) {
+        (Key::V4(key), Key::V4(other)) => {
+            let (from, to) = ((key.0[0], low(*key)), turned(*other));
+            let rewrite = Rewrite4::new(key.proto(), from, to);
+            let hot = entry.hot4(direction);
+            hot.addresses.store(rewrite.addresses, relaxed);
+            let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
+            hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
+            from != to
+        }
+        _ => false,
     }
 }
 

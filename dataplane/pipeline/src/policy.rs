@@ -72,13 +72,10 @@ impl Interface {
         if other.is_ipv4() { self.primary_v4().map(IpAddr::V4) } else { self.primary_v6().map(IpAddr::V6) }
     }
 
-    /// The own address to speak to a neighbour from: one whose prefix holds it, else the first.
-    pub fn source_for(&self, neighbour: IpAddr) -> Option<Ipv4Addr> {
+    /// The own address to speak to a neighbour from: one whose prefix holds it, else the first of its family.
+    pub fn source_like(&self, neighbour: IpAddr) -> Option<IpAddr> {
         let near = self.addresses.iter().find(|a| self.holds(a, neighbour)).map(|a| a.address);
-        match near {
-            Some(IpAddr::V4(a)) => Some(a),
-            _ => self.primary_v4(),
-        }
+        near.or_else(|| self.primary_like(neighbour))
     }
 
     fn holds(&self, own: &InterfaceAddress, other: IpAddr) -> bool {

@@ -36,19 +36,15 @@ impl<P: Buffers> Worker<P> {
         let (l3, l4, end) = (meta.parsed.l3, meta.parsed.l4, meta.parsed.end);
         let packet = buffer.frame().get(usize::from(l3)..usize::from(end))?;
         let error = icmp::parse_error(packet, usize::from(l4 - l3))?;
-        let [quoted_source, _] = ipv4::split_addresses(error.inner.addresses);
-        let [_, destination] = ipv4::split_addresses(meta.parsed.addresses);
-        if quoted_source != destination {
-            return None;
-        }
         let low = pack_low(error.inner.ports, error.inner.proto, FAMILY_V4, meta.zone);
         let quoted = Key4([error.inner.addresses, low]).tuple();
-        let Key::V4(key) = Key::from(&quoted.reversed()?) else { return None };
-        let reference = self.shared.table.find4(self.shared.table.hash4(&key), &key)?;
+        if quoted.src != meta.addresses().1 {
+            return None;
+        }
+        let reference = self.shared.table.find(&Key::from(&quoted.reversed()?))?;
         Some((error, reference))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
     fn pass_related(
         &mut self,
         buffer: &mut P::Buffer,
@@ -57,9 +53,9 @@ impl<P: Buffers> Worker<P> {
         reference: Reference,
     ) -> Fate {
         let shared = self.shared();
-        let hot = shared.table.hot4(reference);
-        let decision = hot.decision.load(Ordering::Relaxed);
-        let bits = hot.flags.load(Ordering::Relaxed);
+        let side = shared.table.side(reference);
+        let decision = side.decision.load(Ordering::Relaxed);
+        let bits = side.flags.load(Ordering::Relaxed);
         if bits & flags::NOT_FORWARDED != 0 && (decision >> 32) as u32 == LOCAL {
             return self.input_related(buffer, meta);
         }
@@ -73,17 +69,29 @@ impl<P: Buffers> Worker<P> {
         if let Some(fate) = self.too_big(buffer, meta, shared.adjacencies.get(adjacency).egress().mtu) {
             return fate;
         }
+        if self.translate_error(buffer, meta, error, reference).is_none() {
+            return self.invalid(buffer, meta);
+        }
+        Fate::Send { adjacency }
+    }
+
+    /// Gives an error, and what it quotes, the addresses that its receiver knows. `None`: nothing was changed.
+    #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
+    fn translate_error(
+        &self,
+        buffer: &mut P::Buffer,
+        meta: &Meta,
+        error: &IcmpErrorV4,
+        reference: Reference,
+    ) -> Option<()> {
+        let hot = self.shared.table.hot4(reference);
         let addresses = hot.addresses.load(Ordering::Relaxed);
         let ports = hot.ports_deltas.load(Ordering::Relaxed) as u32;
         let quoted_ports = if error.inner.proto == proto::ICMP { ports } else { ports.rotate_left(16) };
         let (l3, l4, end) = (meta.parsed.l3, meta.parsed.l4, meta.parsed.end);
         let ihl = usize::from(l4 - l3);
-        let Some(packet) = buffer.frame_mut().get_mut(usize::from(l3)..usize::from(end)) else {
-            return Fate::Drop(erhu_planes::DropReason::Malformed);
-        };
-        if icmp::rewrite_inner(packet, ihl, &error.inner, addresses.rotate_left(32), quoted_ports).is_none() {
-            return self.invalid(buffer, meta);
-        }
+        let packet = buffer.frame_mut().get_mut(usize::from(l3)..usize::from(end))?;
+        icmp::rewrite_inner(packet, ihl, &error.inner, addresses.rotate_left(32), quoted_ports)?;
         // RFC 5508 REQ-5c: an error from inside leaves with the mapped address as its source; one from outside keeps
         // its own.
         let [old_source, _] = ipv4::split_addresses(hot.key[0].load(Ordering::Relaxed));
@@ -92,6 +100,6 @@ impl<P: Buffers> Worker<P> {
         let source = if old_source == new_source { own_source } else { new_source };
         let outer = u64::from(source) | u64::from(new_destination) << 32;
         rewrite::forward(buffer.frame_mut(), &meta.parsed, outer);
-        Fate::Send { adjacency }
+        Some(())
     }
 }

@@ -25,7 +25,7 @@ impl<P: Buffers> Worker<P> {
         if is_unforwardable_v4(src) || is_unforwardable_v4(dst) {
             return Fate::Drop(DropReason::Unsupported);
         }
-        meta.hash = self.shared.table.hash4(&meta.key);
+        meta.hash = self.shared.table.hash(&meta.packed());
         match meta.parsed.kind {
             Kind::Ipv4Odd(Odd::Fragment | Odd::OtherProtocol) => Fate::Drop(DropReason::Unsupported),
             _ if meta.notrack => self.stateless(buffer, meta, states::UNTRACKED),
@@ -40,7 +40,7 @@ impl<P: Buffers> Worker<P> {
     /// makes it look again.
     pub(crate) fn tracked(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
         for _ in 0..8 {
-            let fate = match self.shared.table.find4(meta.hash, &meta.key) {
+            let fate = match self.shared.table.find_hashed(meta.hash, &meta.packed()) {
                 Some(reference) => self.hit(buffer, meta, reference),
                 None => self.open(buffer, meta),
             };
@@ -66,7 +66,7 @@ impl<P: Buffers> Worker<P> {
 
     /// The worker that owns a connection, if it is another one.
     pub(crate) fn other_owner(&self, reference: Reference) -> Option<usize> {
-        let bits = self.shared.table.hot4(reference).flags.load(Ordering::Relaxed);
+        let bits = self.shared.table.side(reference).flags.load(Ordering::Relaxed);
         let owner = usize::from(bits >> flags::OWNER_SHIFT);
         (owner != self.index).then_some(owner)
     }
@@ -74,7 +74,7 @@ impl<P: Buffers> Worker<P> {
     /// Judges a connection again if that was last done under other rules. `false`: it ended.
     #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
     pub(crate) fn is_current(&mut self, reference: Reference) -> bool {
-        let decision = self.shared.table.hot4(reference).decision.load(Ordering::Relaxed);
+        let decision = self.shared.table.side(reference).decision.load(Ordering::Relaxed);
         if decision as u32 == self.policy.generation {
             return true;
         }
@@ -120,9 +120,9 @@ impl<P: Buffers> Worker<P> {
     /// Forwards a packet that tracking accepted.
     fn pass(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Fate {
         let shared = self.shared();
-        let hot = shared.table.hot4(reference);
-        let bits = hot.flags.load(Ordering::Relaxed);
-        let decision = hot.decision.load(Ordering::Relaxed);
+        let side = shared.table.side(reference);
+        let bits = side.flags.load(Ordering::Relaxed);
+        let decision = side.decision.load(Ordering::Relaxed);
         let target = (decision >> 32) as u32;
         if bits & flags::NOT_FORWARDED != 0 && target == LOCAL {
             return self.local_established(buffer, meta, reference);
@@ -130,7 +130,7 @@ impl<P: Buffers> Worker<P> {
         if meta.parsed.ttl <= 1 {
             return self.ttl_expired(buffer, meta);
         }
-        let usual = bits & flags::PER_PACKET == 0 && hot.interface.load(Ordering::Relaxed) == meta.slot;
+        let usual = bits & flags::PER_PACKET == 0 && side.interface.load(Ordering::Relaxed) == meta.slot;
         let adjacency = if !usual {
             let state = self.state_of(reference);
             match self.judge_packet(meta, reference, state) {
@@ -146,7 +146,7 @@ impl<P: Buffers> Worker<P> {
         if let Some(fate) = self.too_big(buffer, meta, shared.adjacencies.get(adjacency).egress().mtu) {
             return fate;
         }
-        crate::fast::rewrite(buffer, &meta.parsed, hot);
+        self.rewrite(buffer, meta, reference);
         Fate::Send { adjacency }
     }
 

@@ -6,7 +6,7 @@ use erhu_conntrack::tcp::{self, Bound, Segment};
 use erhu_conntrack::{icmp, udp};
 use erhu_planes::connections::flags;
 use erhu_planes::events::mask;
-use erhu_planes::tuple::proto;
+use erhu_planes::tuple::{is_icmp, proto};
 use erhu_planes::{Counter, TICKS_PER_SECOND};
 use erhu_table::{Entry, Reference, Table, Wheel};
 
@@ -24,7 +24,7 @@ impl<P: Buffers> Worker<P> {
                 let mode = self.policy.zone(meta.zone).tracking;
                 segment(buffer.frame(), meta).is_some_and(|s| tcp::opens(&s, mode).is_some())
             }
-            proto::ICMP => icmp::opens(proto::ICMP, meta.tuple().dport.to_be_bytes()[0]),
+            icmp @ (proto::ICMP | proto::ICMPV6) => icmp::opens(icmp, meta.tuple().dport.to_be_bytes()[0]),
             _ => true,
         }
     }
@@ -42,7 +42,9 @@ impl<P: Buffers> Worker<P> {
                     .and_then(|segment| tcp::open(line, status, &segment, zone.tracking, timeouts));
                 cold.state.store(opened.map_or(0, |o| o.state as u8), Ordering::Relaxed);
             }
-            (proto::ICMP, _) => cold.timeout.store(icmp::first(proto::ICMP, timeouts), Ordering::Relaxed),
+            (icmp @ (proto::ICMP | proto::ICMPV6), _) => {
+                cold.timeout.store(icmp::first(icmp, timeouts), Ordering::Relaxed)
+            }
             _ => cold.timeout.store(udp::first(timeouts), Ordering::Relaxed),
         }
     }
@@ -72,15 +74,15 @@ impl<P: Buffers> Worker<P> {
         let entry = self.shared.table.entry(reference);
         let (cold, direction) = (entry.cold(), reference.direction());
         let before = cold.status.load(relaxed);
-        let timeouts = self.policy.timeouts_of(entry.hot4(0).key_zone());
-        let refresh = if meta.parsed.proto == proto::ICMP {
-            icmp::packet(proto::ICMP, before, direction, timeouts)
+        let timeouts = self.policy.timeouts_of(entry.zone(0));
+        let refresh = if is_icmp(meta.parsed.proto) {
+            icmp::packet(meta.parsed.proto, before, direction, timeouts)
         } else {
             udp::packet(before, direction, self.clock.tick, cold.stream_from.load(relaxed), timeouts)
         };
-        let hot = entry.hot4(direction);
+        let hot = entry.side(direction);
         let tick = if refresh.refresh { self.clock.tick } else { hot.last_seen.load(relaxed) };
-        count(hot, tick, meta.parsed.length);
+        count(&hot, tick, meta.parsed.length);
         if refresh.refresh {
             set_timeout(self.wheel.as_mut(), &self.shared.table, entry, refresh.timeout);
         }
@@ -109,9 +111,9 @@ impl<P: Buffers> Worker<P> {
         let timeouts = self.policy.timeouts_numbered(line.policy.load(relaxed));
         let step = tcp::step(line, direction, &segment, timeouts);
         if matches!(step.outcome, tcp::Outcome::Accept | tcp::Outcome::KillAccept) {
-            let hot = entry.hot4(direction);
+            let hot = entry.side(direction);
             let tick = if step.refresh { self.clock.tick } else { hot.last_seen.load(relaxed) };
-            count(hot, tick, meta.parsed.length);
+            count(&hot, tick, meta.parsed.length);
         }
         let moves_timer = step.shortened && line.timeout.load(relaxed) < TIMER_LEAD;
         let quiet = !step.state_changed && !moves_timer && step.set_status == 0 && step.beyond.is_none();

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use erhu_planes::program::RejectKind;
-use erhu_planes::tuple::Key4;
+use erhu_planes::tuple::{Key, Key4};
 use erhu_planes::{Counter, DropReason};
 use erhu_wire::rewrite::Rewrite4;
 use erhu_wire::{Kind, Odd, Parsed, Verify, checksum};
@@ -25,7 +25,7 @@ struct Packet<B> {
     buffer: B,
     parsed: Parsed,
     /// Where it came from, to answer it; `None` for the router's own.
-    origin: Option<(u16, u16, Key4)>,
+    origin: Option<(u16, u16, Key)>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<B> Waiting<B> {
 impl<P: Buffers> Worker<P> {
     /// Sends an IP packet by an adjacency, or keeps it until the next hop is known.
     pub(crate) fn leave(&mut self, buffer: P::Buffer, meta: &Meta, adjacency: u32) {
-        self.send_or_wait(buffer, meta.parsed, adjacency, Some((meta.slot, meta.zone, meta.key)));
+        self.send_or_wait(buffer, meta.parsed, adjacency, Some((meta.slot, meta.zone, meta.packed())));
     }
 
     /// The same for packets of any origin.
@@ -68,7 +68,7 @@ impl<P: Buffers> Worker<P> {
         mut buffer: P::Buffer,
         parsed: Parsed,
         adjacency: u32,
-        origin: Option<(u16, u16, Key4)>,
+        origin: Option<(u16, u16, Key)>,
     ) {
         let egress = self.shared.adjacencies.get(adjacency).egress();
         let others_wait = self.waiting.groups.iter().any(|g| g.adjacency == adjacency);
@@ -104,7 +104,7 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    fn count_origin_drop(&mut self, origin: Option<(u16, u16, Key4)>, reason: DropReason) {
+    fn count_origin_drop(&mut self, origin: Option<(u16, u16, Key)>, reason: DropReason) {
         let (slot, zone) = origin.map_or((crate::policy::NO_SLOT, 0), |(slot, zone, _)| (slot, zone));
         self.count_drop(slot, zone, reason);
     }
@@ -161,7 +161,10 @@ impl<P: Buffers> Worker<P> {
     fn no_neighbour(&mut self, mut packet: Packet<P::Buffer>) {
         self.count_origin_drop(packet.origin, DropReason::NoNeighbour);
         let Some((slot, zone, key)) = packet.origin else { return };
-        restore(packet.buffer.frame_mut(), &packet.parsed, key);
+        match key {
+            Key::V4(key) => restore(packet.buffer.frame_mut(), &packet.parsed, key),
+            Key::V6(_) => {}
+        }
         self.answer(&packet.buffer, &packet.parsed, slot, zone, RejectKind::Host);
     }
 

@@ -10,7 +10,7 @@ use erhu_nat::{Ahead, Rng};
 use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
 use erhu_planes::protocol::Counted;
-use erhu_planes::tuple::{FAMILY_V4, Key4, pack_low, unpack_ports, unpack_v4};
+use erhu_planes::tuple::{FAMILY_V4, Key, Key4, is_icmp, pack_low, unpack_ports, unpack_v4};
 use erhu_planes::{Counter, DropReason, Tuple};
 use erhu_rules::{Effects, Facts, Verdict};
 use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
@@ -197,9 +197,14 @@ impl Meta {
         (unpack_v4(word as u32).into(), unpack_v4((word >> 32) as u32).into())
     }
 
+    /// The packet's key, of its family.
+    pub fn packed(&self) -> Key {
+        Key::V4(self.key)
+    }
+
     /// The packet's tuple.
     pub fn tuple(&self) -> Tuple {
-        self.key.tuple()
+        self.packed().tuple()
     }
 
     /// Its tuple was looked up, and no connection seems to have it.
@@ -217,7 +222,7 @@ impl Meta {
         let (src, dst) = self.addresses();
         let proto = self.parsed.proto;
         let (sport, dport) = unpack_ports(proto, self.parsed.ports);
-        let (known, icmp) = (self.has_transport(), proto == erhu_planes::tuple::proto::ICMP);
+        let (known, icmp) = (self.has_transport(), is_icmp(proto));
         Facts {
             ingress: policy.interface(self.slot).map(|i| i.index),
             egress: None,
@@ -782,8 +787,8 @@ impl<P: Buffers> Worker<P> {
 
     fn discount(&self, read: &Counted) -> bool {
         let Some(entry) = Self::mine(&self.shared.table, self.index, read.line, read.id) else { return false };
-        let [original, reply] = [entry.hot4(0), entry.hot4(1)];
-        let counters = [&original.packets, &original.bytes, &reply.packets, &reply.bytes];
+        let [original, reply] = [entry.side(0), entry.side(1)];
+        let counters = [original.packets, original.bytes, reply.packets, reply.bytes];
         for (counter, read) in counters.into_iter().zip(read.counters) {
             let now = counter.load(Ordering::Relaxed);
             counter.store(now.saturating_sub(read), Ordering::Relaxed);
