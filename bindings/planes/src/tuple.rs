@@ -181,6 +181,11 @@ impl Key4 {
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
 impl Key6 {
+    /// The protocol in the key.
+    pub const fn proto(self) -> u8 {
+        (self.low >> 32) as u8
+    }
+
     /// The tuple that the key stands for.
     pub fn tuple(self) -> Tuple {
         let (protocol, zone) = ((self.low >> 32) as u8, (self.low >> 48) as u16);

@@ -19,8 +19,8 @@ use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
 use erhu_table::{Reference, Side};
-use erhu_wire::rewrite::Rewrite4;
-use erhu_wire::{Parsed, ethernet};
+use erhu_wire::rewrite::{self, Rewrite4};
+use erhu_wire::{Addresses6, Parsed, ethernet, rewrite6};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::Outcome;
@@ -29,16 +29,16 @@ use crate::tally::Run;
 use crate::worker::{Meta, Worker};
 
 /// Directions with one of these never stay on the fast path.
-const ODD: u16 = flags::DEAD | flags::PER_PACKET | flags::NOT_FORWARDED;
+pub(crate) const ODD: u16 = flags::DEAD | flags::PER_PACKET | flags::NOT_FORWARDED;
 /// The bits that name the owner.
-const OWNER: u16 = u16::MAX << flags::OWNER_SHIFT;
+pub(crate) const OWNER: u16 = u16::MAX << flags::OWNER_SHIFT;
 
 /// What a direction of a connection must say to stay on the fast path, and what time it is: the same for a burst.
 #[derive(Clone, Copy)]
 pub(crate) struct Usual {
-    generation: u32,
-    owner: u16,
-    tick: u32,
+    pub generation: u32,
+    pub owner: u16,
+    pub tick: u32,
 }
 
 impl Usual {
@@ -131,7 +131,22 @@ pub(crate) fn count(side: &Side<'_>, tick: u32, bytes: u16) {
 impl<P: Buffers> Worker<P> {
     /// Translates a packet of a direction, off the fast path.
     pub(crate) fn rewrite(&self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) {
-        rewrite(buffer, &meta.parsed, self.shared.table.hot4(reference));
+        let table = &self.shared.table;
+        if meta.is_v6() {
+            crate::fast6::rewrite(buffer, &meta.parsed, table.hot6(reference));
+        } else {
+            rewrite(buffer, &meta.parsed, table.hot4(reference));
+        }
+    }
+
+    /// Takes one from the time to live of a packet that is forwarded as it is.
+    pub(crate) fn forward(&self, buffer: &mut P::Buffer, meta: &Meta) {
+        if meta.is_v6() {
+            let addresses = Addresses6 { src: meta.key6.src, dst: meta.key6.dst };
+            rewrite6::forward(buffer.frame_mut(), &meta.parsed, &addresses);
+        } else {
+            rewrite::forward(buffer.frame_mut(), &meta.parsed, meta.parsed.addresses);
+        }
     }
 }
 
@@ -155,7 +170,13 @@ fn rewrite_of(hot: &Hot4) -> Rewrite4 {
 
 /// Puts the Ethernet header of an adjacency before the IP packet and cuts padding behind it. `false` where the buffer
 /// has no room.
-pub(crate) fn encapsulate<B: Buffer>(buffer: &mut B, parsed: &Parsed, egress: &Egress, destination: [u8; 6]) -> bool {
+pub(crate) fn encapsulate<B: Buffer>(
+    buffer: &mut B,
+    parsed: &Parsed,
+    egress: &Egress,
+    destination: [u8; 6],
+    ethertype: u16,
+) -> bool {
     let header: u16 = if egress.vlan.is_some() { 18 } else { 14 };
     if buffer.frame().len() != usize::from(parsed.end) && !buffer.set_len(usize::from(parsed.end)) {
         return false;
@@ -164,5 +185,5 @@ pub(crate) fn encapsulate<B: Buffer>(buffer: &mut B, parsed: &Parsed, egress: &E
     if by != 0 && !buffer.move_start(by) {
         return false;
     }
-    ethernet::write_header(buffer.frame_mut(), destination, egress.source, egress.vlan, ethernet::IPV4).is_some()
+    ethernet::write_header(buffer.frame_mut(), destination, egress.source, egress.vlan, ethertype).is_some()
 }

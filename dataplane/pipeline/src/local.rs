@@ -11,25 +11,25 @@ use erhu_planes::{Counter, DropReason};
 use erhu_route::Found;
 use erhu_rules::Facts;
 use erhu_table::Reference;
-use erhu_wire::{Parsed, Verify, arp, ethernet, icmp, ipv4, is_unforwardable_v4, tcp};
+use erhu_wire::{Addresses6, Parsed, Verify, arp, ethernet, icmp, icmp6, ipv4, ipv6, is_unforwardable_v4, tcp};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Course;
 use crate::judge::{Judged, refusal};
 use crate::open::{Opening, Translation};
 use crate::policy::{Interface, Policy};
-use crate::worker::{Fate, Meta, Worker};
+use crate::worker::{Fate, Meta, Worker, is_v6};
 
 /// ICMP errors and resets per second and zone.
 const ERRORS_PER_SECOND: u32 = 1000;
 /// … and at once.
 const ERROR_BURST: u32 = 100;
 /// Type of an echo request, by family.
-const ECHO_REQUEST: [u8; 2] = [icmp::ECHO_REQUEST, 128];
+const ECHO_REQUEST: [u8; 2] = [icmp::ECHO_REQUEST, icmp6::ECHO_REQUEST];
 /// Where the IP header of a packet that the router makes starts.
 const L3: usize = ethernet::HEADER_BYTES;
-/// Room for a packet that the router makes: header and [`icmp::LONGEST_ERROR`].
-const ROOM: usize = L3 + icmp::LONGEST_ERROR;
+/// Room for a packet that the router makes: header and [`icmp6::LONGEST_ERROR`], the longer one.
+const ROOM: usize = L3 + icmp6::LONGEST_ERROR;
 
 impl<P: Buffers> Worker<P> {
     /// An ARP packet: learns from it, answers it if it asks for something that is here.
@@ -201,7 +201,8 @@ impl<P: Buffers> Worker<P> {
             return Fate::Drop(reason);
         }
         let range = usize::from(meta.parsed.l3)..usize::from(meta.parsed.end);
-        let answered = buffer.frame_mut().get_mut(range).and_then(icmp::echo_reply_in_place);
+        let answer = if meta.is_v6() { icmp6::echo_reply_in_place } else { icmp::echo_reply_in_place };
+        let answered = buffer.frame_mut().get_mut(range).and_then(answer);
         if answered.is_none() {
             return Fate::Drop(DropReason::Unsupported);
         }
@@ -245,18 +246,30 @@ impl<P: Buffers> Worker<P> {
 
     /// Answers a packet that is refused, as the rule or the default says.
     pub(crate) fn answer(&mut self, buffer: &P::Buffer, parsed: &Parsed, slot: u16, zone: u16, kind: RejectKind) {
-        use icmp::unreachable;
         let is_tcp = parsed.proto == proto::TCP;
-        let code = match kind {
-            RejectKind::Default | RejectKind::Reset if is_tcp => {
-                return self.send_reset(buffer, parsed, slot, zone);
-            }
-            RejectKind::Default | RejectKind::Reset | RejectKind::Port => unreachable::PORT,
-            RejectKind::Admin => unreachable::ADMIN,
-            RejectKind::Host => unreachable::HOST,
-            RejectKind::Net => unreachable::NET,
+        if is_tcp && matches!(kind, RejectKind::Default | RejectKind::Reset) {
+            return self.send_reset(buffer, parsed, slot, zone);
+        }
+        let (icmp_type, code) = if is_v6(parsed) {
+            use icmp6::unreachable;
+            let code = match kind {
+                RejectKind::Default | RejectKind::Reset | RejectKind::Port => unreachable::PORT,
+                RejectKind::Admin => unreachable::ADMIN,
+                RejectKind::Host => unreachable::ADDRESS,
+                RejectKind::Net => unreachable::NO_ROUTE,
+            };
+            (icmp6::UNREACHABLE, code)
+        } else {
+            use icmp::unreachable;
+            let code = match kind {
+                RejectKind::Default | RejectKind::Reset | RejectKind::Port => unreachable::PORT,
+                RejectKind::Admin => unreachable::ADMIN,
+                RejectKind::Host => unreachable::HOST,
+                RejectKind::Net => unreachable::NET,
+            };
+            (icmp::UNREACHABLE, code)
         };
-        self.answer_with(buffer, parsed, slot, zone, (icmp::UNREACHABLE, code, 0));
+        self.answer_with(buffer, parsed, slot, zone, (icmp_type, code, 0));
     }
 
     fn may_send_error(&mut self, zone: u16) -> bool {
@@ -278,23 +291,35 @@ impl<P: Buffers> Worker<P> {
     ) {
         let policy = self.policy();
         let Some(original) = buffer.frame().get(usize::from(parsed.l3)..usize::from(parsed.end)) else { return };
-        let [to, _] = ipv4::unpack_addresses(parsed.addresses);
-        let Some(IpAddr::V4(from)) = own_address(&policy, slot, zone, to.into()) else { return };
-        if !icmp::may_answer_with_error(original, false) || !self.may_send_error(zone) {
+        let Some((to, _)) = ends(buffer.frame(), parsed) else { return };
+        let Some(from) = own_address(&policy, slot, zone, to) else { return };
+        let may_answer = if is_v6(parsed) {
+            icmp6::may_answer_with_error(original, false, icmp_type, code)
+        } else {
+            icmp::may_answer_with_error(original, false)
+        };
+        if !may_answer || !self.may_send_error(zone) {
             return;
         }
-        // RFC 1812 section 4.3.2.5: precedence of errors is 6, internetwork control.
-        let error =
-            icmp::Error { src: from, dst: to, icmp_type, code, rest, ttl: ipv4::DEFAULT_TTL, tos: 0xc0, id: 0 };
         let Some(mut answer) = self.buffers.allocate() else { return };
         if !answer.set_len(ROOM) {
             return;
         }
-        let Some(length) =
-            answer.frame_mut().get_mut(L3..).and_then(|body| icmp::build_error(body, &error, original))
-        else {
-            return;
+        let Some(body) = answer.frame_mut().get_mut(L3..) else { return };
+        let built = match (from, to) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                // RFC 1812 section 4.3.2.5: precedence of errors is 6, internetwork control.
+                let error = icmp::Error { src, dst, icmp_type, code, rest, ttl: ipv4::DEFAULT_TTL, tos: 0xc0, id: 0 };
+                icmp::build_error(body, &error, original)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let hop_limit = ipv6::DEFAULT_HOP_LIMIT;
+                let error = icmp6::Error { src, dst, icmp_type, code, rest, hop_limit, traffic_class: 0 };
+                icmp6::build_error(body, &error, original)
+            }
+            _ => None,
         };
+        let Some(length) = built else { return };
         self.originate(answer, length, (slot, zone), Some((icmp_type, code)));
     }
 
@@ -304,7 +329,8 @@ impl<P: Buffers> Worker<P> {
         if !self.may_send_error(zone) || !answer.set_len(ROOM) {
             return;
         }
-        let built = answer.frame_mut().get_mut(L3..).and_then(|body| tcp::build_reset(body, original));
+        let build = if is_v6(parsed) { tcp::build_reset6 } else { tcp::build_reset };
+        let built = answer.frame_mut().get_mut(L3..).and_then(|body| build(body, original));
         if let Some(length) = built {
             self.originate(answer, length, (slot, zone), None);
         }
@@ -313,21 +339,22 @@ impl<P: Buffers> Worker<P> {
     /// Sends an IP packet that the router made.
     fn originate(&mut self, mut buffer: P::Buffer, length: usize, (slot, zone): (u16, u16), icmp: Option<(u8, u8)>) {
         let policy = self.policy();
-        let placeholder =
-            ethernet::write_header(buffer.frame_mut(), ethernet::ZERO, ethernet::ZERO, None, ethernet::IPV4);
+        let is_ipv6 = buffer.frame().get(L3).is_some_and(|version| version >> 4 == 6);
+        let ethertype = if is_ipv6 { ethernet::IPV6 } else { ethernet::IPV4 };
+        let placeholder = ethernet::write_header(buffer.frame_mut(), ethernet::ZERO, ethernet::ZERO, None, ethertype);
         if placeholder != Some(L3) || !buffer.set_len(L3 + length) {
             return;
         }
         let parsed = erhu_wire::parse(buffer.frame(), Verify::TrustBoth);
-        let [src, dst] = ipv4::unpack_addresses(parsed.addresses);
+        let Some((src, dst)) = ends(buffer.frame(), &parsed) else { return };
         let (sport, dport) = erhu_planes::tuple::unpack_ports(parsed.proto, parsed.ports);
         let mut facts = Facts {
             ingress: None,
             egress: None,
             zone: Some(zone),
             egress_zone: None,
-            src: src.into(),
-            dst: dst.into(),
+            src,
+            dst,
             proto: parsed.proto,
             sport,
             dport,
@@ -352,6 +379,16 @@ impl<P: Buffers> Worker<P> {
 fn own_address(policy: &Policy, slot: u16, zone: u16, to: IpAddr) -> Option<IpAddr> {
     let own = policy.interface(slot).and_then(|i| i.source_like(to));
     own.or_else(|| policy.interfaces().filter(|i| i.zone == zone).find_map(|i| i.primary_like(to)))
+}
+
+/// Source and destination of an IP packet.
+fn ends(frame: &[u8], parsed: &Parsed) -> Option<(IpAddr, IpAddr)> {
+    if is_v6(parsed) {
+        let (src, dst) = Addresses6::read(frame, parsed.l3)?.unpack();
+        return Some((src.into(), dst.into()));
+    }
+    let [src, dst] = ipv4::unpack_addresses(parsed.addresses);
+    Some((src.into(), dst.into()))
 }
 
 /// Whether an address means something on one link only.

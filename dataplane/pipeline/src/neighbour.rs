@@ -423,6 +423,12 @@ impl Adjacencies {
         self.book().numbers.contains_key(&(slot, hop))
     }
 
+    /// Where a next hop is, if it is known (inner) or asked for (outer) on an interface.
+    pub fn known(&self, slot: u16, hop: IpAddr) -> Option<Option<[u8; 6]>> {
+        let number = self.book().numbers.get(&(slot, hop)).copied()?;
+        Some(self.get(number).egress().destination)
+    }
+
     /// Someone said where an address is. Makes the entry if need be. Static entries stay.
     pub fn learn(&self, interface: &Interface, address: IpAddr, mac: [u8; 6], now_tick: u32) {
         let Some(number) = self.find_or_add(interface, address) else { return };
@@ -530,6 +536,7 @@ mod tests {
             mtu: 1500,
             mac: [2, 0, 0, 0, 0, 1],
             addresses: Vec::new(),
+            link_local: None,
             proxy_arp: false,
             has_raw: false,
         }

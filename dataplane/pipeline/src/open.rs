@@ -631,8 +631,11 @@ fn write_rewrite(entry: Entry<'_>, direction: usize, key: &Key, other: &Key) -> 
             hot.addresses.store(rewrite.addresses, relaxed);
             let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
             hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
-            from != to
+            // Of ICMP the type differs between the directions, and only the identifier is written.
+            let written = if key.proto() == proto::ICMP { 0xffff } else { u32::MAX };
+            from.0 != to.0 || (from.1 ^ to.1) & written != 0
         }
+        (Key::V6(key), Key::V6(other)) => crate::fast6::store_rewrite(entry, direction, key, other),
         _ => false,
     }
 }

@@ -8,6 +8,7 @@ use erhu_planes::program::{Encapsulation, InterfaceAddress, Program, Tracking};
 use erhu_route::Routes;
 use erhu_rules::Rules;
 use erhu_wire::ethernet::pack_mac;
+use erhu_wire::ipv6;
 use hashbrown::HashMap;
 
 /// Marks a port and VLAN that belong to no interface.
@@ -44,6 +45,9 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Own addresses.
     pub addresses: Vec<InterfaceAddress>,
+    /// Own address on the link (RFC 4291 section 2.5.6), if there is any IPv6 address: one that is declared, else that
+    /// of the MAC address.
+    pub link_local: Option<Ipv6Addr>,
     /// Answers ARP for addresses that are routed elsewhere.
     pub proxy_arp: bool,
     /// Raw rules may touch its packets.
@@ -72,8 +76,12 @@ impl Interface {
         if other.is_ipv4() { self.primary_v4().map(IpAddr::V4) } else { self.primary_v6().map(IpAddr::V6) }
     }
 
-    /// The own address to speak to a neighbour from: one whose prefix holds it, else the first of its family.
+    /// The own address to speak to a neighbour from: one whose prefix holds it, else the first of its family; to one
+    /// that is known on the link alone, the link's own.
     pub fn source_like(&self, neighbour: IpAddr) -> Option<IpAddr> {
+        if matches!(neighbour, IpAddr::V6(n) if n.is_unicast_link_local()) {
+            return self.link_local.map(IpAddr::V6);
+        }
         let near = self.addresses.iter().find(|a| self.holds(a, neighbour)).map(|a| a.address);
         near.or_else(|| self.primary_like(neighbour))
     }
@@ -132,6 +140,11 @@ impl<'p> Arrivals<'p> {
     pub fn have_raw(self) -> bool {
         self.have_raw
     }
+}
+
+fn link_local(addresses: &[InterfaceAddress], mac: [u8; 6]) -> Option<Ipv6Addr> {
+    let own = || addresses.iter().filter_map(|a| if let IpAddr::V6(a) = a.address { Some(a) } else { None });
+    own().find(Ipv6Addr::is_unicast_link_local).or_else(|| own().next().map(|_| ipv6::link_local(mac)))
 }
 
 /// A zone of the running policy.
@@ -302,6 +315,7 @@ impl Policy {
                 interfaces.resize(usize::from(slot) + 1, None);
             }
             slot_of_index.push(slot);
+            let mac = i.mac.unwrap_or(ports[port].mac);
             interfaces[usize::from(slot)] = Some(Interface {
                 name: i.name.clone(),
                 index,
@@ -311,6 +325,7 @@ impl Policy {
                 zone: i.zone,
                 mtu: i.mtu,
                 mac,
+                link_local: link_local(&i.addresses, mac),
                 addresses: i.addresses.clone(),
                 proxy_arp: i.proxy_arp,
                 has_raw,

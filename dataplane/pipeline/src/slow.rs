@@ -9,7 +9,7 @@ use erhu_planes::{Counter, DropReason};
 use erhu_route::Found;
 use erhu_rules::Facts;
 use erhu_table::{Entry, Reference};
-use erhu_wire::{Kind, Odd, icmp, ipv4, is_unforwardable_v4, rewrite};
+use erhu_wire::{Kind, Odd, icmp, icmp6, ipv4, is_unforwardable_v4, is_unforwardable_v6};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::{Judged, LOCAL, Outcome, refusal};
@@ -21,17 +21,28 @@ const DONT_FRAGMENT: u8 = 0x40;
 impl<P: Buffers> Worker<P> {
     /// Everything that the fast path left: first packets, oddities, errors, what is not tracked.
     pub(crate) fn slow(&mut self, buffer: &mut P::Buffer, meta: &mut Meta) -> Fate {
-        let [src, dst] = ipv4::split_addresses(meta.parsed.addresses);
-        if is_unforwardable_v4(src) || is_unforwardable_v4(dst) {
-            return Fate::Drop(DropReason::Unsupported);
+        if meta.is_v6() {
+            if is_unforwardable_v6(meta.key6.src) || is_unforwardable_v6(meta.key6.dst) {
+                return self.on_link(buffer, meta);
+            }
+        } else {
+            let [src, dst] = ipv4::split_addresses(meta.parsed.addresses);
+            if is_unforwardable_v4(src) || is_unforwardable_v4(dst) {
+                return Fate::Drop(DropReason::Unsupported);
+            }
         }
         meta.hash = self.shared.table.hash(&meta.packed());
         match meta.parsed.kind {
             Kind::Ipv4Odd(Odd::Fragment | Odd::OtherProtocol) => Fate::Drop(DropReason::Unsupported),
+            Kind::Ipv6Odd(Odd::Fragment | Odd::OtherProtocol | Odd::Listener) => Fate::Drop(DropReason::Unsupported),
             _ if meta.notrack => self.stateless(buffer, meta, states::UNTRACKED),
-            Kind::Ipv4Odd(Odd::L4Fault | Odd::IcmpOther) => self.invalid(buffer, meta),
-            Kind::Ipv4Odd(Odd::IcmpError) => self.related(buffer, meta),
-            Kind::Fast | Kind::Ipv4Odd(Odd::Options) => self.tracked(buffer, meta),
+            Kind::Ipv4Odd(odd) | Kind::Ipv6Odd(odd) => match odd {
+                Odd::L4Fault | Odd::IcmpOther => self.invalid(buffer, meta),
+                Odd::IcmpError => self.related(buffer, meta),
+                Odd::Options => self.tracked(buffer, meta),
+                _ => Fate::Drop(DropReason::Unsupported),
+            },
+            Kind::Fast | Kind::Fast6 => self.tracked(buffer, meta),
             _ => Fate::Drop(DropReason::Unsupported),
         }
     }
@@ -87,7 +98,7 @@ impl<P: Buffers> Worker<P> {
             self.end(entry, true);
             return false;
         }
-        self.retrack(entry, entry.hot4(0).key_zone());
+        self.retrack(entry, entry.zone(0));
         true
     }
 
@@ -194,7 +205,8 @@ impl<P: Buffers> Worker<P> {
 
     /// The packet's time to live ran out.
     pub(crate) fn ttl_expired(&mut self, buffer: &P::Buffer, meta: &Meta) -> Fate {
-        self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, (icmp::TIME_EXCEEDED, 0, 0));
+        let kind = if meta.is_v6() { icmp6::TIME_EXCEEDED } else { icmp::TIME_EXCEEDED };
+        self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, (kind, 0, 0));
         Fate::Drop(DropReason::TtlExpired)
     }
 
@@ -204,7 +216,10 @@ impl<P: Buffers> Worker<P> {
             return None;
         }
         let flags = buffer.frame().get(usize::from(meta.parsed.l3) + 6).copied().unwrap_or(0);
-        if flags & DONT_FRAGMENT != 0 {
+        if meta.is_v6() {
+            let what = (icmp6::PACKET_TOO_BIG, 0, u32::from(mtu));
+            self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, what);
+        } else if flags & DONT_FRAGMENT != 0 {
             let what = (icmp::UNREACHABLE, icmp::unreachable::FRAGMENTATION_NEEDED, u32::from(mtu));
             self.answer_with(buffer, &meta.parsed, meta.slot, meta.zone, what);
         }
@@ -255,7 +270,7 @@ impl<P: Buffers> Worker<P> {
                 return Fate::Drop(DropReason::Invalid);
             }
         }
-        rewrite::forward(buffer.frame_mut(), &meta.parsed, meta.parsed.addresses);
+        self.forward(buffer, meta);
         match self.adjacency(interface, hop) {
             Some(adjacency) => Fate::Send { adjacency },
             None => Fate::Drop(DropReason::NoNeighbour),

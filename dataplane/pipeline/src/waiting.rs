@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use erhu_planes::program::RejectKind;
-use erhu_planes::tuple::{Key, Key4};
+use erhu_planes::tuple::{Key, Key4, Key6};
 use erhu_planes::{Counter, DropReason};
 use erhu_wire::rewrite::Rewrite4;
-use erhu_wire::{Kind, Odd, Parsed, Verify, checksum};
+use erhu_wire::rewrite6::Rewrite6;
+use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, checksum, ethernet};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::encapsulate;
@@ -76,7 +77,7 @@ impl<P: Buffers> Worker<P> {
             if others_wait {
                 self.serve_waiting();
             }
-            if encapsulate(&mut buffer, &parsed, &egress, destination) {
+            if encapsulate(&mut buffer, &parsed, &egress, destination, ethertype(&parsed)) {
                 self.count_sent(egress.slot, buffer.frame().len());
                 self.push(egress.port, buffer);
             } else {
@@ -120,7 +121,8 @@ impl<P: Buffers> Worker<P> {
             if let Some(destination) = egress.destination {
                 let group = self.waiting.groups.remove(at);
                 for mut packet in self.out_of_wait(group) {
-                    if encapsulate(&mut packet.buffer, &packet.parsed, &egress, destination) {
+                    let ethertype = ethertype(&packet.parsed);
+                    if encapsulate(&mut packet.buffer, &packet.parsed, &egress, destination, ethertype) {
                         self.count_sent(egress.slot, packet.buffer.frame().len());
                         self.push(egress.port, packet.buffer);
                     } else {
@@ -163,14 +165,34 @@ impl<P: Buffers> Worker<P> {
         let Some((slot, zone, key)) = packet.origin else { return };
         match key {
             Key::V4(key) => restore(packet.buffer.frame_mut(), &packet.parsed, key),
-            Key::V6(_) => {}
+            Key::V6(key) => restore6(packet.buffer.frame_mut(), &packet.parsed, &key),
         }
         self.answer(&packet.buffer, &packet.parsed, slot, zone, RejectKind::Host);
     }
 
     fn ask_neighbour(&mut self, adjacency: u32) {
-        let Some((slot, IpAddr::V4(hop))) = self.shared.adjacencies.hop(adjacency) else { return };
-        self.send_arp_request(slot, hop);
+        match self.shared.adjacencies.hop(adjacency) {
+            Some((slot, IpAddr::V4(hop))) => self.send_arp_request(slot, hop),
+            Some((slot, IpAddr::V6(hop))) => self.send_solicitation(slot, hop),
+            None => {}
+        }
+    }
+}
+
+/// EtherType of an IP packet.
+const fn ethertype(parsed: &Parsed) -> u16 {
+    if crate::worker::is_v6(parsed) { ethernet::IPV6 } else { ethernet::IPV4 }
+}
+
+/// As [`restore`], for IPv6.
+#[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
+fn restore6(frame: &mut [u8], as_it_came: &Parsed, key: &Key6) {
+    let now = erhu_wire::parse(frame, Verify::TrustBoth);
+    let Some(addresses) = Addresses6::read(frame, now.l3) else { return };
+    let came = Addresses6 { src: key.src, dst: key.dst };
+    Rewrite6::new(now.proto, (addresses, now.ports), (came, key.low as u32)).apply(frame, &now);
+    if let Some(hop_limit) = frame.get_mut(usize::from(as_it_came.l3) + 7) {
+        *hop_limit = as_it_came.ttl;
     }
 }
 

@@ -10,16 +10,19 @@ use erhu_nat::{Ahead, Rng};
 use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
 use erhu_planes::protocol::Counted;
-use erhu_planes::tuple::{FAMILY_V4, Key, Key4, is_icmp, pack_low, unpack_ports, unpack_v4};
+use erhu_planes::tuple::{
+    FAMILY_V4, FAMILY_V6, Key, Key4, Key6, is_icmp, pack_low, unpack_ports, unpack_v4, unpack_v6,
+};
 use erhu_planes::{Counter, DropReason, Tuple};
 use erhu_rules::{Effects, Facts, Verdict};
 use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
-use erhu_wire::{Kind, Odd, Parsed, Verify, ethernet};
+use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, ethernet};
 
 use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Detours;
 use crate::fast::{Usual, forward};
+use crate::fast6::forward6;
 use crate::judge::Outcome;
 use crate::neighbour::Hops;
 use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
@@ -59,10 +62,14 @@ impl Now {
 enum Way {
     /// Look it up; the fast path may do.
     LookUp,
-    /// IPv4, but not for the fast path.
+    /// The same, IPv6.
+    LookUp6,
+    /// IP, but not for the fast path.
     Slow,
     /// ARP.
     Arp,
+    /// Neighbour discovery.
+    Discovery,
     /// It ends here.
     Drop(DropReason),
 }
@@ -87,11 +94,14 @@ impl Way {
         match parsed.kind {
             Kind::Malformed => Self::Drop(DropReason::Malformed),
             Kind::Arp => Self::Arp,
+            Kind::Ipv6Odd(Odd::Discovery) => Self::Discovery,
             _ if group => Self::Drop(DropReason::Unsupported),
+            Kind::Fast6 => Self::LookUp6,
+            Kind::Ipv6Odd(_) => Self::Slow,
             Kind::Fast => Self::LookUp,
             Kind::Ipv4Odd(_) => Self::Slow,
             Kind::BadChecksum => Self::Drop(DropReason::BadChecksum),
-            Kind::Fast6 | Kind::Ipv6Odd(_) | Kind::Other(_) => Self::Drop(DropReason::Unsupported),
+            Kind::Other(_) => Self::Drop(DropReason::Unsupported),
         }
     }
 }
@@ -113,6 +123,10 @@ pub(crate) struct Meta {
     pub notrack: bool,
     /// For look-ups; meaningful where `way` is `LookUp` or the packet is trackable.
     pub key: Key4,
+    /// In its stead, of IPv6 packets, all of which have one.
+    pub key6: Key6,
+    /// As `candidate`, of packets whose way is `LookUp6`.
+    candidate6: Option<Reference>,
     pub hash: u64,
     candidate: Option<Reference>,
 }
@@ -128,6 +142,8 @@ impl Meta {
         mark: 0,
         notrack: false,
         key: Key4([0, 0]),
+        key6: Key6 { src: [0; 2], dst: [0; 2], low: 0 },
+        candidate6: None,
         hash: 0,
         candidate: None,
     };
@@ -159,6 +175,19 @@ impl Meta {
         self.way = Way::without_look_up(frame, &self.parsed, arrival);
         if self.way == Way::LookUp {
             self.seek(table);
+        } else if self.is_v6() {
+            self.read_v6(frame, arrival.zone, table);
+        }
+    }
+
+    /// The rest of [`Self::read`] for IPv6.
+    fn read_v6(&mut self, frame: &[u8], zone: u16, table: &Table) {
+        // A frame that was called IPv6 has both.
+        let addresses = Addresses6::read(frame, self.parsed.l3).unwrap_or_default();
+        self.key6 = addresses.key(pack_low(self.parsed.ports, self.parsed.proto, FAMILY_V6, zone));
+        if self.way == Way::LookUp6 {
+            self.hash = table.hash6(&self.key6);
+            table.prefetch_bucket(self.hash);
         }
     }
 
@@ -181,6 +210,17 @@ impl Meta {
         table.prefetch_bucket(self.hash);
     }
 
+    /// Finds what is most likely an IPv6 packet's connection, and asks for its lines.
+    fn seek6(&mut self, table: &Table) {
+        self.candidate6 = table.candidate(self.hash).or_else(|| table.displaced_candidate(self.hash));
+        if let Some(reference) = self.candidate6 {
+            table.prefetch_hot6(reference);
+            if self.parsed.proto == erhu_planes::tuple::proto::TCP {
+                table.prefetch_tcp6(reference);
+            }
+        }
+    }
+
     /// Asks for what a packet of that direction will need.
     #[inline(always)]
     fn prefetch(&self, table: &Table, reference: Reference) {
@@ -193,13 +233,29 @@ impl Meta {
     /// Source and destination address.
     #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
     pub fn addresses(&self) -> (IpAddr, IpAddr) {
+        if self.is_v6() {
+            return (unpack_v6(self.key6.src).into(), unpack_v6(self.key6.dst).into());
+        }
         let word = self.parsed.addresses;
         (unpack_v4(word as u32).into(), unpack_v4((word >> 32) as u32).into())
     }
 
     /// The packet's key, of its family.
     pub fn packed(&self) -> Key {
-        Key::V4(self.key)
+        if self.is_v6() { Key::V6(self.key6) } else { Key::V4(self.key) }
+    }
+
+    /// Whether it is an IPv6 packet.
+    #[inline(always)]
+    pub fn is_v6(&self) -> bool {
+        is_v6(&self.parsed)
+    }
+
+    /// Type and code, of an ICMP or ICMPv6 message.
+    #[expect(clippy::cast_possible_truncation, reason = "bytes of a word")]
+    pub fn icmp(&self) -> Option<(u8, u8)> {
+        let word = self.parsed.ports;
+        (self.has_transport() && is_icmp(self.parsed.proto)).then_some(((word >> 16) as u8, (word >> 24) as u8))
     }
 
     /// The packet's tuple.
@@ -214,7 +270,13 @@ impl Meta {
 
     /// The frame carries a sound transport header, or an ICMP message.
     fn has_transport(&self) -> bool {
-        matches!(self.parsed.kind, Kind::Fast | Kind::Ipv4Odd(Odd::Options | Odd::IcmpError | Odd::IcmpOther))
+        match self.parsed.kind {
+            Kind::Fast | Kind::Fast6 => true,
+            Kind::Ipv4Odd(odd) | Kind::Ipv6Odd(odd) => {
+                !matches!(odd, Odd::Fragment | Odd::OtherProtocol | Odd::L4Fault)
+            }
+            _ => false,
+        }
     }
 
     /// What rules see of it, as it came in.
@@ -234,13 +296,18 @@ impl Meta {
             sport,
             dport,
             has_ports: known && !icmp,
-            #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
-            icmp: (known && icmp).then_some(((dport >> 8) as u8, dport as u8)),
+            icmp: self.icmp(),
             state,
             mark: self.mark,
             bytes: u32::from(self.parsed.length),
         }
     }
+}
+
+/// Whether a packet is IPv6.
+#[inline(always)]
+pub(crate) const fn is_v6(parsed: &Parsed) -> bool {
+    matches!(parsed.kind, Kind::Fast6 | Kind::Ipv6Odd(_))
 }
 
 /// Finds what is most likely each packet's connection, and asks for its lines. Returns whether any has none.
@@ -254,6 +321,8 @@ fn find_candidates(table: &Table, metas: &mut [Meta]) -> bool {
                 Some(reference) => meta.prefetch(table, reference),
                 None => missing = true,
             }
+        } else if meta.way == Way::LookUp6 {
+            meta.seek6(table);
         }
     }
     missing
@@ -458,7 +527,7 @@ impl<P: Buffers> Worker<P> {
         for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
             match meta.candidate {
                 Some(reference) => self.look_up(shared, usual, buffer, meta, reference),
-                None => self.other_way(buffer, meta),
+                None => self.other_way(shared, usual, buffer, meta),
             }
         }
         self.count_sent_run();
@@ -509,11 +578,49 @@ impl<P: Buffers> Worker<P> {
 
     /// Packets that have no connection yet, or never will.
     #[inline(never)]
-    fn other_way(&mut self, buffer: P::Buffer, meta: &mut Meta) {
+    fn other_way(&mut self, shared: &Shared<P::Buffer>, usual: Usual, buffer: P::Buffer, meta: &mut Meta) {
         match meta.way {
+            Way::LookUp6 => match meta.candidate6 {
+                Some(reference) => self.look_up6(shared, usual, buffer, meta, reference),
+                None => self.slow_path(buffer, meta),
+            },
             Way::LookUp | Way::Slow => self.slow_path(buffer, meta),
             Way::Arp => self.arp(buffer, meta),
+            Way::Discovery => self.discovery(buffer, meta),
             Way::Drop(reason) => self.finish(buffer, meta, Fate::Drop(reason)),
+        }
+    }
+
+    /// As [`Self::look_up`], for IPv6.
+    fn look_up6(
+        &mut self,
+        shared: &Shared<P::Buffer>,
+        usual: Usual,
+        mut buffer: P::Buffer,
+        meta: &mut Meta,
+        reference: Reference,
+    ) {
+        let lines = shared.table.hot6(reference);
+        let Some(egress) = usual.egress6(lines.0, meta, &shared.adjacencies) else {
+            return self.slow_path(buffer, meta);
+        };
+        if !usual.counted6(lines, meta.parsed.length) {
+            match self.track_established(buffer.frame(), meta, reference) {
+                Outcome::Accept | Outcome::Ignore => {}
+                outcome => return self.carry_out(buffer, meta, reference, outcome),
+            }
+        }
+        let Some(bytes) = forward6(&mut buffer, &meta.parsed, lines, &egress) else {
+            return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
+        };
+        if egress.slot() != self.sent.slot {
+            self.count_sent_run();
+            self.sent = Run::of(egress.port(), egress.slot());
+        }
+        self.sent.packets += 1;
+        self.sent.bytes += u64::from(bytes);
+        if let Some(outbox) = self.outboxes.get_mut(usize::from(egress.port())) {
+            outbox.push(buffer);
         }
     }
 
@@ -529,7 +636,7 @@ impl<P: Buffers> Worker<P> {
     #[cold]
     fn raw(&mut self, meta: &mut Meta) {
         let has_raw = self.policy.interface(meta.slot).is_some_and(|i| i.has_raw);
-        if !has_raw || !matches!(meta.way, Way::LookUp | Way::Slow) {
+        if !has_raw || !matches!(meta.way, Way::LookUp | Way::LookUp6 | Way::Slow) {
             return;
         }
         let facts = meta.facts(&self.policy, 0);

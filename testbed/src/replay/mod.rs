@@ -263,7 +263,7 @@ impl Run<'_> {
 
     /// The worker whose queue a NIC would put a frame into.
     fn worker_of(&self, frame: &[u8]) -> usize {
-        rss::packet_hash(&erhu_wire::parse(frame, Verify::TrustBoth)) as usize % self.options.workers.max(1)
+        rss::packet_hash(frame, &erhu_wire::parse(frame, Verify::TrustBoth)) as usize % self.options.workers.max(1)
     }
 
     /// Takes what ports send and what happened.
