@@ -711,8 +711,12 @@ fn damaged_packets_break_nothing_and_let_no_private_address_out() {
             let parsed = left.parsed();
             if left.port == WAN && matches!(parsed.kind, Kind::Fast6 | Kind::Ipv6Odd(_)) {
                 assert!(left.ends().0.octets()[0] != 0xfd, "round {round}: {left:?}");
-                // Nor in what errors quote.
-                assert!(!left.frame.windows(8).any(|w| w == [0xfd, 0, 0, 0, 0, 0, 0, 0]), "round {round}: {left:?}");
+                // Nor in what errors quote; what a ping carries is its sender's business.
+                let is_echo = left.frame.get(20) == Some(&58) && left.frame.get(54).is_some_and(|kind| *kind >= 128);
+                assert!(
+                    is_echo || !left.frame.windows(8).any(|w| w == [0xfd, 0, 0, 0, 0, 0, 0, 0]),
+                    "round {round}: {left:?}"
+                );
             }
         }
         if round % 64 == 0 {
