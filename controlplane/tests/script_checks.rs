@@ -50,6 +50,9 @@ fn a_rule_that_can_still_match_is_left_alone() {
         r#"chain("c"); rule("c", #{ dport: 5 }, drop); forward(#{}, jump("c")); forward(#{ dport: 6 }, drop);"#,
         r#"input(#{ dport: 5 }, drop); forward(#{ dport: 5 }, drop);"#,
         r#"forward(#{ dport: not(5) }, drop); forward(#{ proto: "icmp" }, drop);"#,
+        r#"forward(#{ src: "0.0.0.0/0" }, drop); forward(#{ src: "2001:db8::/32" }, drop);"#,
+        r#"forward(#{ src: not("10.0.0.0/8"), dst: "2001:db8::1" }, drop);"#,
+        r#"forward(#{ proto: ["icmp", "icmpv6"], dst: "2001:db8::1", icmp_type: 128 }, drop);"#,
     ] {
         assert_eq!(added(line), Vec::<String>::new(), "{line}");
     }
@@ -61,6 +64,9 @@ fn a_rule_that_contradicts_itself_never_matches() {
         (r#"ingress: "lan.100", zone: "green""#, "interface `lan.100` is in zone `blue`"),
         (r#"egress: "wan", egress_zone: "green""#, "interface `wan` is in zone `main`"),
         (r#"proto: "icmp", dport: 5"#, "`proto` has no ports"),
+        (r#"src: "10.0.0.5", dst: "2001:db8::1""#, "addresses and protocol are of IPv4 and of IPv6"),
+        (r#"src: "10.0.0.5", proto: "icmpv6""#, "addresses and protocol are of IPv4 and of IPv6"),
+        (r#"dst: "2001:db8::/32", proto: "icmp""#, "addresses and protocol are of IPv4 and of IPv6"),
         (r#"proto: "udp", icmp_type: 8"#, "`proto` has no ICMP type"),
         (r#"sport: 5, icmp_type: 8"#, "nothing has ports and an ICMP type"),
         (r#"state: not(["new", "established", "related", "invalid", "untracked"])"#, "`state` leaves nothing"),
@@ -250,4 +256,79 @@ fn a_service_in_the_way_of_mappings_is_told() {
     );
     assert_eq!(with(open, "dport: 443"), [""; 0]);
     assert_eq!(with("", "dport: 8080"), [""; 0], "nobody could call the mapping");
+}
+
+/// The main example with IPv6 on its outside and in zone blue.
+fn dual_stack(pool: &str, rule: &str) -> Vec<String> {
+    let script = format!(
+        r#"
+        zone("blue", #{{ id: 1 }});
+        zone("green", #{{ id: 2 }});
+        interface("blue", #{{ port: "lan", vlan: 100, zone: "blue", address: ["10.0.0.1/24", "fd00::1/64"] }});
+        interface("green", #{{ port: "lan", vlan: 200, zone: "green", address: "10.0.0.1/24" }});
+        interface("wan", #{{ port: "wan", address: ["198.51.100.2/24", "2001:db8::2/64"] }});
+        pool("p", #{{ addresses: {pool} }});
+        for tenant in ["blue", "green"] {{ route(tenant, "0.0.0.0/0", #{{ zone: "main" }}); }}
+        route("blue", "::/0", #{{ zone: "main" }});
+        {rule}
+        "#
+    );
+    let found = warnings(&script);
+    let found = found.iter().map(|w| w.split_once(": ").map_or(w.clone(), |(_, rest)| rest.to_owned()));
+    found.filter(|w| w.contains("has no IPv")).collect()
+}
+
+#[test]
+fn a_pool_without_an_address_of_a_family_that_its_rule_can_match_is_told() {
+    let (v4, both) = (r#""198.51.100.10""#, r#"["198.51.100.10", "2001:db8::10"]"#);
+    let v6 = r#""2001:db8::10-2001:db8::1f""#;
+    let told = "postrouting: pool `p` has no IPv6 address, so IPv6 packets that this rule matches do not leave; \
+                `src: \"0.0.0.0/0\"` leaves them alone";
+    for rule in [
+        r#"postrouting(#{ zone: "blue", egress: "wan" }, snat(#{ pool: "p" }));"#,
+        r#"postrouting(#{ egress: "wan" }, snat(#{ pool: "p" }));"#,
+        r#"postrouting(#{ src: not("10.0.0.0/24") }, snat(#{ pool: "p" }));"#,
+    ] {
+        assert_eq!(dual_stack(v4, rule), [told], "{rule}");
+        assert_eq!(dual_stack(both, rule), Vec::<String>::new(), "{rule}");
+        assert_eq!(dual_stack(v6, rule), [told.replace("IPv6", "IPv4").replace("0.0.0.0/0", "::/0")], "{rule}");
+    }
+    for rule in [
+        r#"postrouting(#{ zone: "green", egress: "wan" }, snat(#{ pool: "p" }));"#,
+        r#"postrouting(#{ zone: "blue", src: "10.0.0.0/24" }, snat(#{ pool: "p" }));"#,
+        r#"postrouting(#{ zone: "blue", src: "0.0.0.0/0" }, snat(#{ pool: "p" }));"#,
+        r#"postrouting(#{ zone: "blue", proto: "icmp" }, snat(#{ pool: "p" }));"#,
+    ] {
+        assert_eq!(dual_stack(v4, rule), Vec::<String>::new(), "{rule}");
+    }
+}
+
+#[test]
+fn tenants_overlap_in_the_family_that_they_cross_in() {
+    let crossing = |route: &str, src: &str| {
+        let script = format!(
+            r#"
+            zone("blue", #{{ id: 1 }}); zone("green", #{{ id: 2 }});
+            interface("blue", #{{ port: "lan", vlan: 1, zone: "blue", address: ["10.0.0.1/24", "fd00:1::1/64"] }});
+            interface("green", #{{ port: "lan", vlan: 2, zone: "green", address: ["10.0.0.1/24", "{src}"] }});
+            interface("wan", #{{ port: "wan", address: ["198.51.100.2/24", "2001:db8::2/64"] }});
+            for tenant in ["blue", "green"] {{ route(tenant, "{route}", #{{ zone: "main" }}); }}
+            "#
+        );
+        warnings(&script).iter().filter(|w| w.contains("without SNAT")).count()
+    };
+    assert_eq!(crossing("0.0.0.0/0", "fd00:2::1/64"), 2, "both have 10.0.0.0/24");
+    assert_eq!(crossing("::/0", "fd00:2::1/64"), 0, "their IPv6 is apart");
+    assert_eq!(crossing("::/0", "fd00:1::1/64"), 2, "both have fd00:1::/64");
+}
+
+#[test]
+fn a_link_too_narrow_for_ipv6_is_told() {
+    let found =
+        warnings(r#"interface("a", #{ port: "lan", mtu: 1279, address: ["10.0.0.1/24", "2001:db8::1/64"] });"#);
+    assert!(found.iter().any(|w| w.contains("interface: mtu: 1279 is below 1280, which IPv6 needs")), "{found:?}");
+    for interface in ["mtu: 1280, address: \"2001:db8::1/64\"", "mtu: 600, address: \"10.0.0.1/24\""] {
+        let found = warnings(&format!("interface(\"a\", #{{ port: \"lan\", {interface} }});"));
+        assert!(!found.iter().any(|w| w.contains("mtu")), "{found:?}");
+    }
 }

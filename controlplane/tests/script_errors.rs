@@ -98,8 +98,8 @@ fn interfaces_say_what_is_wrong_with_them() {
             &["1:1: interface: address: \"10.0.0.255/24\" is the network or broadcast address of its prefix"],
         ),
         (
-            r#"interface("a", #{ port: "p", address: "2001:db8::1/64" });"#,
-            &["1:1: interface: address: IPv6 (2001:db8::1): not available yet"],
+            r#"interface("a", #{ port: "p", address: "ff02::1/64" });"#,
+            &["1:1: interface: address: ff02::1 is no host's address"],
         ),
         (
             r#"interface("a", #{ port: "p", mtu: 100 });"#,
@@ -164,8 +164,12 @@ fn routes_and_neighbours_say_what_is_wrong_with_them() {
             &["1:1: route: prefix: \"10.0.0.1/8\" has bits beyond its length, did you mean \"10.0.0.0/8\"?"],
         ),
         (
-            r#"route("main", "2001:db8::/32", #{ blackhole: true });"#,
-            &["1:1: route: prefix: IPv6 (2001:db8::): not available yet"],
+            r#"route("main", "2001:db8::/32", #{ via: "10.0.0.1" });"#,
+            &["1:1: route: via: 10.0.0.1 is an IPv4 address, the prefix is IPv6"],
+        ),
+        (
+            r#"route("main", "0.0.0.0/0", #{ via: "2001:db8::1" });"#,
+            &["1:1: route: via: 2001:db8::1 is an IPv6 address, the prefix is IPv4"],
         ),
         (
             r#"route("bleu", "10.0.0.0/8", #{ zone: "main", metric: -1 }); zone("blue", #{ id: 1 });"#,
@@ -338,7 +342,10 @@ fn matches_say_what_is_wrong_with_them() {
         (r#"zone: ["main", not("main")]"#, "zone: `not` goes around the whole array, not around one value in it"),
         (r#"src: "10.0.0.5/24""#, "src: \"10.0.0.5/24\" has bits beyond its length, did you mean \"10.0.0.0/24\"?"),
         (r#"dst: "@bad""#, "dst: set references (`@bad`): not available yet"),
-        (r#"dst: "2001:db8::1""#, "dst: IPv6 (2001:db8::1): not available yet"),
+        (
+            r#"dst: "2001:db8::5/64""#,
+            "dst: \"2001:db8::5/64\" has bits beyond its length, did you mean \"2001:db8::/64\"?",
+        ),
         (r#"proto: "tpc""#, "proto: unknown protocol `tpc`, did you mean `tcp`?"),
         (
             r#"proto: 256"#,

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use erhu_controlplane::config::Config;
 use erhu_controlplane::{Facts, check_script};
 use erhu_testbed::demo::{self, Step};
-use erhu_testbed::packet::{arp_request, tcp, udp};
+use erhu_testbed::packet::read::Upper;
+use erhu_testbed::packet::{arp_request, icmp_error, ping, tcp, udp};
 use erhu_testbed::scenario::{Outcome, Scenario, Side, repository};
 
 const WAN: Side = Side::untagged("wan");
@@ -144,4 +145,84 @@ fn published_services_are_reached_from_everywhere_by_their_public_addresses() {
     outcome.left(green, &["udp 198.51.100.10:5000 > 10.0.0.53:53", "udp 198.51.100.10:5000 > 10.0.0.99:7"]);
     outcome.left(WAN, &[]);
     outcome.drops(&[("no_mapping", 1)]);
+}
+
+const OFFICE: Side = Side::vlan("lan", 10);
+const LAB: Side = Side::vlan("lan", 20);
+
+/// Each family of each network goes out and comes back.
+#[test]
+fn two_families_leave_as_each_network_wants_it_and_get_their_answers() {
+    let outcome = Scenario::of_file("configs/dual-stack.rhai")
+        .send(0.0, OFFICE, udp("10.0.0.5:2000", "192.0.2.1:53"))
+        .send(0.1, OFFICE, udp("[2001:db8:5::5]:2000", "[2001:db8:1::1]:53"))
+        .send(0.2, LAB, udp("10.0.0.5:2000", "192.0.2.1:53"))
+        .send(0.3, LAB, udp("[fd00:20::5]:2000", "[2001:db8:1::1]:53"))
+        .answered(WAN, 0.01, |seen| Some(seen.answer()))
+        .run();
+    outcome.left(
+        WAN,
+        &[
+            "udp 198.51.100.10:2000 > 192.0.2.1:53",
+            "udp [2001:db8:5::5]:2000 > [2001:db8:1::1]:53",
+            "udp 198.51.100.20:2000 > 192.0.2.1:53",
+            "udp [2001:db8::20]:2000 > [2001:db8:1::1]:53",
+        ],
+    );
+    let back =
+        |host, host6: &str| [format!("udp 192.0.2.1:53 > {host}"), format!("udp [2001:db8:1::1]:53 > {host6}")];
+    let lines = back("10.0.0.5:2000", "[2001:db8:5::5]:2000");
+    outcome.left(OFFICE, &lines.each_ref().map(String::as_str));
+    let lines = back("10.0.0.5:2000", "[fd00:20::5]:2000");
+    outcome.left(LAB, &lines.each_ref().map(String::as_str));
+    outcome.table(&[
+        "udp 10.0.0.5:2000>192.0.2.1:53@1 192.0.2.1:53>198.51.100.10:2000",
+        "udp [2001:db8:5::5]:2000>[2001:db8:1::1]:53@1 [2001:db8:1::1]:53>[2001:db8:5::5]:2000",
+        "udp 10.0.0.5:2000>192.0.2.1:53@2 192.0.2.1:53>198.51.100.20:2000",
+        "udp [fd00:20::5]:2000>[2001:db8:1::1]:53@2 [2001:db8:1::1]:53>[2001:db8::20]:2000",
+    ]);
+    outcome.drops(&[]);
+}
+
+#[test]
+fn of_the_office_a_web_server_and_echo_are_open_to_the_world_and_nothing_else_is() {
+    let from = "[2001:db8:1::1]:40000";
+    let outcome = Scenario::of_file("configs/dual-stack.rhai")
+        .send(0.0, WAN, tcp(from, "[2001:db8:5::80]:443").flags("S"))
+        .send(0.1, WAN, tcp(from, "[2001:db8:5::80]:22").flags("S"))
+        .send(0.2, WAN, tcp(from, "[2001:db8:5::81]:443").flags("S"))
+        .send(0.3, WAN, ping("2001:db8:1::1", "2001:db8:5::81", 7))
+        .send(0.4, WAN, ping("2001:db8:1::1", "2001:db8::20", 7))
+        .answered(OFFICE, 0.01, |seen| (!matches!(seen.upper(), Upper::Tcp(_))).then(|| seen.answer()))
+        .run();
+    outcome.left(
+        OFFICE,
+        &[
+            "tcp [2001:db8:1::1]:40000 > [2001:db8:5::80]:443 S",
+            "icmpv6 2001:db8:1::1 > 2001:db8:5::81 echo-request 7",
+        ],
+    );
+    outcome.left(WAN, &["icmpv6 2001:db8:5::81 > 2001:db8:1::1 echo-reply 7"]);
+    outcome.drops(&[("no_mapping", 1), ("rule", 2)]);
+}
+
+/// An error about a translated packet names what its sender knows, in either family.
+#[test]
+fn errors_find_their_way_back_in_both_families() {
+    let outcome = Scenario::of_file("configs/dual-stack.rhai")
+        .send(0.0, LAB, udp("10.0.0.5:1000", "192.0.2.1:53").payload_len(20))
+        .send(0.1, LAB, udp("[fd00:20::5]:1000", "[2001:db8:1::1]:53").payload_len(20))
+        .answered(WAN, 0.01, |seen| {
+            let (source, _) = seen.ends();
+            let (from, kind, code) = if source.is_ipv4() { ("203.0.113.9", 11, 0) } else { ("2001:db8:9::9", 3, 0) };
+            Some(icmp_error(from, &source.ip().to_string(), kind, code).about(seen.l3()))
+        })
+        .run();
+    outcome.left(
+        LAB,
+        &[
+            "icmp 203.0.113.9 > 10.0.0.5 11/0 about udp 10.0.0.5:1000 > 192.0.2.1:53",
+            "icmpv6 2001:db8:9::9 > fd00:20::5 3/0 about udp [fd00:20::5]:1000 > [2001:db8:1::1]:53",
+        ],
+    );
 }

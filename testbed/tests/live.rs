@@ -100,9 +100,13 @@ fn device(port: &str) -> String {
 impl Live {
     /// A port for each tenant.
     fn start() -> Self {
+        Self::start_with(RULES)
+    }
+
+    fn start_with(rules: &str) -> Self {
         let devices = ["blue", "green", "wan"].map(|port| (port, format!("iface={}", device(port))));
         let taps = devices.iter().enumerate().map(|(k, (port, options))| (*port, format!("net_tap{k},{options}")));
-        let mut live = Self::boot(RULES, &taps.collect::<Vec<_>>(), |_| None);
+        let mut live = Self::boot(rules, &taps.collect::<Vec<_>>(), |_| None);
         live.serve();
         live.wait_until_it_forwards();
         live
@@ -187,6 +191,18 @@ impl Live {
         must(self.server.ip(&format!("address add 198.51.100.1/24 dev {device}")));
         must(self.server.ip("address add 192.0.2.1/32 dev lo"));
         must(self.server.sysctl("net/ipv4/icmp_ratelimit", "0"));
+    }
+
+    /// Gives the hosts IPv6 too: tenants fd00::5, the server 2001:db8::1 on the link and 2001:db8:1::1 behind it.
+    fn wire_ipv6(&self) {
+        for (namespace, port) in [(&self.blue, "blue"), (&self.green, "green")] {
+            must(namespace.allow_ipv6());
+            must(namespace.ip(&format!("address add fd00::5/64 dev {} nodad", device(port))));
+            must(namespace.ip("-6 route add default via fd00::1"));
+        }
+        must(self.server.allow_ipv6());
+        must(self.server.ip(&format!("address add 2001:db8::1/64 dev {} nodad", device("wan"))));
+        must(self.server.ip("address add 2001:db8:1::1/128 dev lo nodad"));
     }
 
     /// Starts the control plane's daemon.
@@ -380,6 +396,66 @@ fn ping_and_traceroute_work_for_both_tenants() {
     for said in on_both(&live, "ping -n -c 1 -W 1 10.0.0.1") {
         assert!(said.contains("1 received"), "{said}");
     }
+}
+
+/// [`RULES`] with IPv6: each tenant fd00::/64, translated to an address of its own.
+fn dual_stack_rules() -> String {
+    RULES
+        .replace(r#"["10.0.0.1/24"]"#, r#"["10.0.0.1/24", "fd00::1/64"]"#)
+        .replace(r#"["198.51.100.2/24"]"#, r#"["198.51.100.2/24", "2001:db8::2/64"]"#)
+        .replace(r#""198.51.100.10""#, r#"["198.51.100.10", "2001:db8::10"]"#)
+        .replace(r#""198.51.100.20""#, r#"["198.51.100.20", "2001:db8::20"]"#)
+        + r#"
+        for tenant in ["blue", "green"] { route(tenant, "::/0", #{ zone: "main" }); }
+        route("main", "::/0", #{ via: "2001:db8::1" });
+        "#
+}
+
+#[test]
+fn ipv6_of_both_tenants_works_beside_their_ipv4() {
+    let mut live = Live::start_with(&dual_stack_rules());
+    live.wire_ipv6();
+    for said in on_both(&live, "ping -6 -n -c 20 -i 0.05 -W 1 2001:db8:1::1") {
+        // The first may wait for three neighbours.
+        assert!(said.contains("20 received"), "{said}");
+    }
+    for said in on_both(&live, "ping -6 -n -c 3 -i 0.1 -s 1452 -M do -W 1 2001:db8:1::1") {
+        assert!(said.contains("3 received"), "{said}");
+    }
+    for said in on_both(&live, "ping -6 -n -c 1 -W 1 fd00::1") {
+        assert!(said.contains("1 received"), "{said}");
+    }
+    for said in on_both(&live, "traceroute -6 -n -q 1 -w 2 -m 4 2001:db8:1::1") {
+        let hops: Vec<_> = said.lines().skip(1).filter_map(|l| l.split_whitespace().nth(1)).collect();
+        assert_eq!(hops, ["fd00::1", "2001:db8:1::1"], "{said}");
+    }
+
+    let files = live.serve_files();
+    let large = std::fs::read(files.join("large")).unwrap();
+    live.at_server(&format!("python3 -u -m http.server 8006 --bind 2001:db8:1::1 --directory {}", files.display()));
+    must(live.server_programs.last_mut().unwrap().wait_for("Serving HTTP", PATIENCE));
+    let folder = live.folder.path().to_owned();
+    let curl = |name: &str, url: &str| {
+        let out = folder.join(name);
+        format!("curl -gsSf --max-time 25 --local-port 40006 -o {} {url}/large", out.display())
+    };
+    let both = std::thread::scope(|scope| {
+        let runs = live.tenants().map(|host| {
+            let line = curl(host.name(), "http://[2001:db8:1::1]:8006");
+            scope.spawn(move || host.run(&line, PATIENCE))
+        });
+        runs.map(|run| run.join().expect("running a program does not panic"))
+    });
+    for (host, finished) in live.tenants().into_iter().zip(both) {
+        must(must(finished).success("curl"));
+        assert!(std::fs::read(folder.join(host.name())).unwrap() == large, "{} got other bytes", host.name());
+    }
+    let mut table = live.table();
+    table.retain(|e| e.original.sport == Some(40_006));
+    table.sort_by_key(|e| e.original.zone);
+    let ends: Vec<_> = table.iter().map(|e| (e.original.zone, e.original.src, e.reply.dst)).collect();
+    let [host, blue, green] = ["fd00::5", "2001:db8::10", "2001:db8::20"].map(|text| text.parse().unwrap());
+    assert_eq!(ends, [(1, host, blue), (2, host, green)], "{table:?}");
 }
 
 #[test]

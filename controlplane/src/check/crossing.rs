@@ -16,7 +16,8 @@ pub fn find(policy: &Policy, program: &Program, found: &mut Vec<Fault>) {
     for (zone, overlap) in graph.overlaps() {
         let mut told = HashSet::new();
         for way in graph.ways_out(zone, &mut budget) {
-            if !told.contains(&way.into)
+            if way.prefix.network.is_ipv4() == overlap.prefix.network.is_ipv4()
+                && !told.contains(&way.into)
                 && let Some(egress) = way.egress.iter().find(|egress| {
                     let packet = Packet::of(program, zone, &overlap, &way, **egress);
                     packet.passes(program, &mut budget) && packet.keeps_its_source(program, &mut budget)
@@ -78,7 +79,7 @@ impl<'p> Graph<'p> {
         graph
     }
 
-    /// One overlap of each zone that has any with another zone that crosses.
+    /// One overlap, in each family, of each zone that has any with another zone that crosses.
     fn overlaps(&self) -> Vec<(u16, Overlap)> {
         let mut ranges: Vec<(AddressRange, u16, Prefix)> = Vec::new();
         for interface in self.program.interfaces.iter().filter(|i| self.crossing.contains(&i.zone)) {
@@ -89,7 +90,7 @@ impl<'p> Graph<'p> {
         }
         // Prefixes are nested or apart: in this order each is preceded by those it is in.
         ranges.sort_by_key(|(range, zone, _)| (range.first, std::cmp::Reverse(range.last), *zone));
-        let mut found: HashMap<u16, Overlap> = HashMap::new();
+        let mut found: HashMap<(u16, bool), Overlap> = HashMap::new();
         let mut open: Vec<(AddressRange, u16, Prefix)> = Vec::new();
         for (range, zone, prefix) in ranges {
             while open.last().is_some_and(|(outer, ..)| outer.last < range.first) {
@@ -97,11 +98,12 @@ impl<'p> Graph<'p> {
             }
             // The nearest of another zone will do, and for those around the first that lies in them.
             if let Some((_, other, _)) = open.iter().rfind(|(_, other, _)| *other != zone) {
-                found.entry(zone).or_insert(Overlap { prefix, with: *other });
+                found.entry((zone, prefix.network.is_ipv4())).or_insert(Overlap { prefix, with: *other });
             }
             for (_, other, outer) in open.iter().rev().take_while(|(r, ..)| *r == range || r.contains(range.first)) {
-                if *other != zone && !found.contains_key(other) {
-                    found.insert(*other, Overlap { prefix: *outer, with: zone });
+                let of_other = (*other, outer.network.is_ipv4());
+                if *other != zone && !found.contains_key(&of_other) {
+                    found.insert(of_other, Overlap { prefix: *outer, with: zone });
                 }
             }
             // Enough of them to find another zone in; deeper nesting would only cost time.
@@ -109,8 +111,8 @@ impl<'p> Graph<'p> {
                 open.push((range, zone, prefix));
             }
         }
-        let mut all: Vec<(u16, Overlap)> = found.into_iter().collect();
-        all.sort_by_key(|(zone, _)| *zone);
+        let mut all: Vec<(u16, Overlap)> = found.into_iter().map(|((zone, _), overlap)| (zone, overlap)).collect();
+        all.sort_by_key(|(zone, overlap)| (*zone, overlap.prefix.network));
         all
     }
 

@@ -5,6 +5,7 @@
 
 mod crossing;
 mod destinations;
+mod families;
 mod rules;
 mod sets;
 mod sizing;
@@ -24,6 +25,7 @@ pub(crate) fn warnings(policy: &Policy, program: &Program, facts: &Facts) -> Vec
     rules::find(program, &mut found);
     crossing::find(policy, program, &mut found);
     destinations::find(program, &mut found);
+    families::find(policy, program, &mut found);
     sizing::find(policy, program, facts, &mut found);
     unused::find(policy, program, &mut found);
     found

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use erhu_planes::program::{Action, Hook, Match, MatchKey, Program, Rule};
 
+use super::families::Families;
 use super::sets::{About, Set, condition};
 use super::{BUDGET, lists, seen_from, zone_name};
 use crate::script::Fault;
@@ -109,6 +110,10 @@ impl View {
                 let its_zone = zone_name(program, interface.zone);
                 return Some(format!("interface `{}` is in zone `{its_zone}`", interface.name));
             }
+        }
+        let families = Families::of(self.conditions.iter().map(|(about, set)| (*about, set)));
+        if !families.v4 && !families.v6 {
+            return Some("addresses and protocol are of IPv4 and of IPv6".into());
         }
         let protocol = self.get(About::Protocol).next();
         let ports = self.get(About::SourcePort).chain(self.get(About::DestinationPort)).next();

@@ -99,7 +99,7 @@ impl Set {
         }
     }
 
-    fn all_but(&self, most: u128) -> Self {
+    pub fn all_but(&self, most: u128) -> Self {
         let mut left = Vec::with_capacity(self.0.len() + 1);
         let mut next = Some(0);
         for (first, last) in &self.0 {

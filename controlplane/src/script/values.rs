@@ -238,19 +238,11 @@ fn units(text: &str) -> Option<f64> {
 
 const ADDRESS: &str = "an address, a prefix or a range such as \"10.0.0.0/24\" or \"203.0.113.1-203.0.113.4\"";
 
-/// What a later version will take; says so.
-fn of_today(address: IpAddr) -> Parsed<IpAddr> {
-    match address {
-        IpAddr::V4(_) => Ok(address),
-        IpAddr::V6(_) => Err(format!("IPv6 ({address}): not available yet").into()),
-    }
-}
-
 /// One address.
 pub fn address(value: &Dynamic) -> Parsed<IpAddr> {
     let what = "an address such as \"10.0.0.1\"";
     let text = string(value, what)?;
-    of_today(text.parse().map_err(|_| expected(what, value))?)
+    text.parse().map_err(|_| expected(what, value))
 }
 
 /// One address that a host can have.
@@ -259,11 +251,12 @@ pub fn host(value: &Dynamic) -> Parsed<IpAddr> {
     if is_host(address) { Ok(address) } else { Err(format!("{address} is no host's address").into()) }
 }
 
-/// Whether a host can have it: not unspecified, multicast, broadcast or reserved.
+/// Whether a host can have it: not unspecified, multicast, broadcast or reserved; of IPv6 not loopback and not
+/// IPv4-mapped either.
 pub fn is_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.octets()[0] != 0 && a.octets()[0] < 224,
-        IpAddr::V6(a) => !a.is_unspecified() && !a.is_multicast(),
+        IpAddr::V6(a) => !a.is_unspecified() && !a.is_multicast() && !a.is_loopback() && a.to_ipv4_mapped().is_none(),
     }
 }
 
@@ -272,7 +265,7 @@ pub fn interface_address(value: &Dynamic) -> Parsed<InterfaceAddress> {
     let what = "an address with its prefix length such as \"10.0.0.1/24\"";
     let text = string(value, what)?;
     let (address, length) = text.split_once('/').ok_or_else(|| expected(what, value))?;
-    let address = of_today(address.parse().map_err(|_| expected(what, value))?)?;
+    let address = address.parse().map_err(|_| expected(what, value))?;
     let length = parse_length(length).ok_or_else(|| expected(what, value))?;
     let Some(prefix) = Prefix::new(address, length) else { return Err(expected(what, value)) };
     if !is_host(address) {
@@ -300,11 +293,10 @@ pub fn address_range(value: &Dynamic) -> Parsed<AddressRange> {
         return Err(format!("set references (`{text}`): not available yet").into());
     }
     if let Some((first, last)) = text.split_once('-') {
-        let parse =
-            |text: &str| text.trim().parse::<IpAddr>().map_err(|_| expected(ADDRESS, value)).and_then(of_today);
+        let parse = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| expected(ADDRESS, value));
         let (first, last) = (parse(first)?, parse(last)?);
         if first.is_ipv4() != last.is_ipv4() {
-            return Err(expected(ADDRESS, value));
+            return Err(format!("{text:?} begins as IPv4 and ends as IPv6, or the other way round").into());
         }
         if first > last {
             return Err(format!("{text:?} ends before it begins").into());
@@ -346,9 +338,6 @@ fn parse_prefix(text: &str) -> Option<Parsed<Prefix>> {
             (address, if address.is_ipv4() { 32 } else { 128 })
         }
     };
-    if let Err(problem) = of_today(address) {
-        return Some(Err(problem));
-    }
     let prefix = Prefix::new(address, length)?;
     Some(if prefix.network == address {
         Ok(prefix)
@@ -524,6 +513,20 @@ mod tests {
         assert_eq!(range("10.0.0.0/24"), "10.0.0.0-10.0.0.255");
         assert_eq!(range("0.0.0.0/0"), "0.0.0.0-255.255.255.255");
         assert_eq!(range("203.0.113.1-203.0.113.4"), "203.0.113.1-203.0.113.4");
+        assert_eq!(range("2001:db8::1"), "2001:db8::1-2001:db8::1");
+        assert_eq!(range("2001:db8::/126"), "2001:db8::-2001:db8::3");
+        assert_eq!(range("2001:db8::1-2001:db8::ffff"), "2001:db8::1-2001:db8::ffff");
+        assert_eq!(range("::/0"), "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+    }
+
+    #[test]
+    fn no_host_has_an_address_of_everybody_nobody_or_another_family() {
+        for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:10.0.0.1"] {
+            assert!(host(&address.into()).is_err(), "{address}");
+        }
+        for address in ["10.0.0.1", "2001:db8::1", "fe80::1", "fd00::1"] {
+            assert!(host(&address.into()).is_ok(), "{address}");
+        }
     }
 
     #[test]
@@ -534,8 +537,10 @@ mod tests {
             ("10.0.0.1/+8", "expected an address"),
             ("10.0.0.5/24", "did you mean \"10.0.0.0/24\"?"),
             ("10.0.0.5-10.0.0.1", "ends before it begins"),
-            ("10.0.0.5-2001:db8::1", "not available yet"),
-            ("2001:db8::/32", "IPv6 (2001:db8::): not available yet"),
+            ("10.0.0.5-2001:db8::1", "begins as IPv4 and ends as IPv6"),
+            ("2001:db8::5/32", "did you mean \"2001:db8::/32\"?"),
+            ("2001:db8::/129", "expected an address"),
+            ("2001:db8::5-2001:db8::1", "ends before it begins"),
             ("@bad", "set references (`@bad`): not available yet"),
         ] {
             let said = says(address_range(&text.into()));
@@ -563,6 +568,10 @@ mod tests {
         assert!(interface_address(&"10.0.0.255/24".into()).is_err());
         assert!(interface_address(&"10.0.0.0/31".into()).is_ok());
         assert!(interface_address(&"10.0.0.1/32".into()).is_ok());
+        // IPv6 has no broadcast; the first address is the routers' anycast address, which a router may have.
+        assert!(interface_address(&"2001:db8::/64".into()).is_ok());
+        assert!(interface_address(&"2001:db8::ffff:ffff:ffff:ffff/64".into()).is_ok());
+        assert!(interface_address(&"::1/128".into()).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod dnat;
 mod expiry;
 mod hairpin;
 mod icmp;
+mod ipv6;
 mod kernel;
 mod limits;
 mod list;

@@ -258,12 +258,7 @@ fn what_is_not_handled_is_unsupported() {
         .send(0.0, LAN, erhu_testbed::packet::ip_protocol("10.1.1.1", "10.2.2.2", 47).payload_len(40))
         .send(0.0, LAN, udp("10.1.1.1:1", "10.2.2.2:2").payload_len(64).fragment(0, true))
         .send(0.0, LAN, udp("10.1.1.1:1", "10.2.2.2:2").payload_len(64).fragment(64, false))
-        .send(
-            0.0,
-            LAN,
-            // A fragment of an IPv6 packet.
-            erhu_testbed::packet::raw(0x86dd, &[&[0x60, 0, 0, 0, 0, 20, 44, 64][..], &[0x20; 52]].concat()),
-        )
+        .send(0.0, LAN, udp("[2001:db8::1]:1", "[2001:db8::2]:2").payload_len(64).fragment(64, false))
         .send(0.0, LAN, udp("127.0.0.1:1", "10.2.2.2:2"))
         .send(0.0, LAN, udp("10.1.1.1:1", "240.0.0.1:2"))
         .send(0.0, LAN, udp("10.1.1.1:1", "239.1.1.1:2"))

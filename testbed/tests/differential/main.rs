@@ -12,6 +12,7 @@
 //! ```
 
 mod play;
+mod v6;
 mod windows;
 
 use erhu_testbed::kernel::{Device, Kernel};

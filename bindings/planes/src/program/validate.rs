@@ -389,7 +389,7 @@ struct Extent {
 fn is_host(address: IpAddr) -> bool {
     let reserved = match address {
         IpAddr::V4(a) => a.is_broadcast() || a.octets()[0] == 0 || a.octets()[0] >= 240,
-        IpAddr::V6(_) => false,
+        IpAddr::V6(a) => a.is_loopback() || a.to_ipv4_mapped().is_some(),
     };
     !address.is_unspecified() && !address.is_multicast() && !reserved
 }

@@ -1,5 +1,7 @@
 //! Declarations: zones, interfaces, routes, neighbours, pools, timeouts, chains, policies.
 
+use std::net::IpAddr;
+
 use erhu_planes::program::{Behaviour, Encapsulation, Hook, PolicyVerdict, PortRange, RejectKind, Tracking};
 use erhu_planes::timeouts::{TimeoutKey, UdpRefresh};
 use rhai::{Array, Dynamic};
@@ -185,6 +187,13 @@ pub fn route(call: &Call) -> Dynamic {
         None => None,
     };
     let metric = options.get("metric", |v| number(v, 0, u32::MAX)).unwrap_or(0);
+    if let (Some(prefix), Some(RouteTarget::Via(hop))) = (&prefix, &target)
+        && prefix.network.is_ipv4() != hop.is_ipv4()
+    {
+        let of = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!("{hop} is an {} address, the prefix is {}", of(*hop), of(prefix.network));
+        options.refuse(Some("via"), message.into());
+    }
     if let (Some(zone), Some(prefix), Some(target), false) = (zone, prefix, target, options.failed()) {
         call.session.state().policy.routes.push(Route { at: call.at, zone, prefix, target, metric });
     }
