@@ -556,15 +556,15 @@ fn destinations_that_cannot_be_say_why() {
         ),
         (
             r#"forward(#{}, dnat(#{ to: "10.0.0.1" }));"#,
-            &["1:14: forward: `dnat` is not possible in forward, only in prerouting"],
+            &["1:14: forward: `dnat` is not possible in forward, only in `prerouting`"],
         ),
         (
             r#"forward(#{}, netmap("10.0.0.0/24"));"#,
-            &["1:14: forward: `netmap` is not possible in forward, only in prerouting and postrouting"],
+            &["1:14: forward: `netmap` is not possible in forward, only in `prerouting` and `postrouting`"],
         ),
         (
             r#"raw(#{}, connmark(1));"#,
-            &["1:10: raw: `connmark` is not possible in raw, only in prerouting, input, forward and postrouting"],
+            &["1:10: raw: `connmark` is not possible in raw, only in `prerouting`, `input`, `forward` and `postrouting`"],
         ),
         (r#"prerouting(#{}, redirect(0));"#, &["1:17: redirect: port: port 0 cannot be given"]),
     ]);
