@@ -564,7 +564,9 @@ fn destinations_that_cannot_be_say_why() {
         ),
         (
             r#"raw(#{}, connmark(1));"#,
-            &["1:10: raw: `connmark` is not possible in raw, only in `prerouting`, `input`, `forward` and `postrouting`"],
+            &[
+                "1:10: raw: `connmark` is not possible in raw, only in `prerouting`, `input`, `forward` and `postrouting`",
+            ],
         ),
         (r#"prerouting(#{}, redirect(0));"#, &["1:17: redirect: port: port 0 cannot be given"]),
     ]);

@@ -133,14 +133,17 @@ impl Kernel {
     }
 
     /// What has left, by all sides: waits until so many packets came or 300 ms passed, then a moment for more.
-    /// ARP and neighbour discovery are left out.
+    /// ARP and discovery of neighbours and listeners are left out.
     pub fn left(&mut self, expected: usize) -> Vec<(Side, Seen)> {
         let began = Instant::now();
         let mut left = Vec::new();
         loop {
             for (side, wire) in &mut self.wires {
                 left.extend(
-                    wire.waiting().into_iter().filter(|seen| !seen.is_neighbour_talk()).map(|seen| (*side, seen)),
+                    wire.waiting()
+                        .into_iter()
+                        .filter(|seen| !seen.is_neighbour_talk() && !seen.is_listener_report())
+                        .map(|seen| (*side, seen)),
                 );
             }
             // Forwarding over veth happens within the sending call, or nearly so.

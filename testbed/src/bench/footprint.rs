@@ -48,7 +48,9 @@ fn by_connection(bench: &mut Bench, policy: &Policy, flows: u32, class: Class) -
         )));
     }
     if bytes > accounted + FIXED {
-        return Err(BenchError::Wrong(format!("the process has {bytes} bytes more, of which {accounted} are in use")));
+        return Err(BenchError::Wrong(format!(
+            "the process has {bytes} bytes more, of which {accounted} are in use"
+        )));
     }
     Ok(vec![Round::alone(accounted as f64 / f64::from(flows))])
 }

@@ -305,6 +305,12 @@ impl Seen {
         self.is_arp() || self.nd().is_some()
     }
 
+    /// Whether it is a report or farewell of multicast listener discovery, as Linux hosts send them by themselves.
+    pub fn is_listener_report(&self) -> bool {
+        matches!(&self.content, Content::Ip6(Ip6 { upper: Upper::Icmp(icmp), .. })
+            if matches!(icmp.kind, 131 | 132 | 143))
+    }
+
     /// The neighbour solicitation or advertisement, if it is one.
     pub fn nd(&self) -> Option<Nd> {
         let Content::Ip6(Ip6 { upper: Upper::Icmp(icmp), .. }) = &self.content else { return None };
