@@ -177,6 +177,32 @@ impl Key4 {
     pub const fn proto(self) -> u8 {
         (self.0[1] >> 32) as u8
     }
+
+    /// Source and destination address in host order.
+    #[inline(always)]
+    pub const fn addresses(self) -> (u32, u32) {
+        ((self.0[0] as u32).swap_bytes(), ((self.0[0] >> 32) as u32).swap_bytes())
+    }
+
+    /// Source port or ICMP identifier, and destination port or ICMP `type << 8 | code`, in host order.
+    #[inline(always)]
+    pub const fn ports(self) -> (u16, u16) {
+        unpack_ports(self.proto(), self.0[1] as u32)
+    }
+
+    /// The key of the answers that come in by a zone, the source having been translated to `external`, an address and a
+    /// port or identifier in host order. `None` for ICMP types that have no answer.
+    #[inline(always)]
+    pub const fn reply(self, zone: u16, external: (u32, u16)) -> Option<Self> {
+        let (address, port) = (external.0.swap_bytes(), external.1.swap_bytes());
+        let ports = if is_icmp(self.proto()) {
+            let Some(answer) = icmp_answer(self.proto(), (self.0[1] >> 16) as u8) else { return None };
+            port as u32 | (answer as u32) << 16
+        } else {
+            (self.0[1] as u32) >> 16 | (port as u32) << 16
+        };
+        Some(Self([self.0[0] >> 32 | (address as u64) << 32, pack_low(ports, self.proto(), FAMILY_V4, zone)]))
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
@@ -256,6 +282,24 @@ mod tests {
             let ip = |x: u128| if v6 { IpAddr::V6(x.into()) } else { IpAddr::V4(unpack_v4(u32::try_from(x >> 96).unwrap())) };
             let tuple = Tuple { src: ip(a), dst: ip(b), sport, dport, proto: p, zone };
             prop_assert_eq!(Key::from(&tuple).tuple(), tuple);
+        }
+
+        #[test]
+        fn the_key_of_answers_is_that_of_the_tuple_of_answers(
+            a: u32, b: u32, sport: u16, kind: u8, dport: u16, p in prop_oneof![Just(1u8), Just(6), Just(17)], zone: u16,
+            to: u32, port: u16, reply_zone: u16,
+        ) {
+            let dport = if p == proto::ICMP { u16::from(kind) << 8 } else { dport };
+            let (src, dst) = (unpack_v4(a.swap_bytes()).into(), unpack_v4(b.swap_bytes()).into());
+            let tuple = Tuple { src, dst, sport, dport, proto: p, zone };
+            let Key::V4(key) = Key::from(&tuple) else { panic!("IPv4") };
+            prop_assert_eq!(key.addresses(), (a, b));
+            prop_assert_eq!(key.ports(), (sport, dport));
+            let answers = tuple.reversed().map(|plain| {
+                let plain = Tuple { zone: reply_zone, dst: unpack_v4(to.swap_bytes()).into(), ..plain };
+                if p == proto::ICMP { Tuple { sport: port, ..plain } } else { Tuple { dport: port, ..plain } }
+            });
+            prop_assert_eq!(key.reply(reply_zone, (to, port)).map(Key::V4), answers.as_ref().map(Key::from));
         }
     }
 

@@ -3,33 +3,61 @@
 //! Nothing here changes or promises anything. The steps are to be taken for all of a burst's first packets before the
 //! next step is taken for the first: each asks for the lines that the next one reads.
 
-use std::net::IpAddr;
+use erhu_planes::tuple::Key4;
 
-use erhu_planes::Tuple;
-
-use crate::book::{As, external_hash, host_hash, inside_hash};
+use crate::book::{As, external_hash_v4, inside_hash};
 use crate::ports::Class;
-use crate::{Nat, Pools, Rng, Target, Wish};
+use crate::{Given4, Nat, Pools, kind, kind_of};
 
 /// What was found out of one first packet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ahead {
-    host: u64,
-    inside: u64,
+    pub(crate) host: u64,
+    pub(crate) inside: u64,
     /// Reference of the host, if there seems to be one.
     known: Option<u32>,
 }
 
 impl Nat {
-    /// Asks for where the packet's host and its mapping are looked up.
+    /// Where a packet's host and its mapping are looked up.
     #[inline]
-    pub fn prefetch_lookups(&self, original: &Tuple) -> Ahead {
-        let host = host_hash(&self.hasher, original.zone, original.src);
-        let class = Class::of(original.proto).unwrap_or(Class::Udp);
-        let inside = inside_hash(&self.hasher, host, class, original.sport);
-        self.book.prefetch(host);
-        self.book.prefetch(inside);
-        Ahead { host, inside, known: None }
+    pub fn ahead(&self, key: Key4) -> Ahead {
+        let class = Class::of(key.proto()).unwrap_or(Class::Udp);
+        let host = self.hasher.two(u64::from(key.addresses().0), u64::from(key.zone()));
+        Ahead { host, inside: inside_hash(&self.hasher, host, class, key.ports().0), known: None }
+    }
+
+    /// Asks for these places.
+    #[inline]
+    pub fn prefetch_lookups(&self, ahead: &Ahead) {
+        self.book.prefetch(ahead.host);
+        self.book.prefetch(ahead.inside);
+    }
+
+    /// Asks for what the end of a connection that was given this will look up.
+    #[inline]
+    pub fn prefetch_ending(&self, ahead: &Ahead, given: &Given4, proto: u8) {
+        match given.kind {
+            kind::ENDPOINT => {
+                let class = Class::of(proto).unwrap_or(Class::Udp);
+                self.prefetch_lookups(ahead);
+                self.book.prefetch(external_hash_v4(&self.hasher, given.address, class, given.port));
+                self.mappings.prefetch(given.mapping);
+            }
+            kind::POOL => {
+                self.book.prefetch(ahead.host);
+                self.hosts.prefetch_record(given.mapping);
+            }
+            _ => {}
+        }
+    }
+
+    /// Then asks for the host's record.
+    #[inline]
+    pub fn prefetch_host(&self, given: &Given4) {
+        if given.kind == kind::ENDPOINT {
+            self.hosts.prefetch_record(self.mappings.get(given.mapping).host);
+        }
     }
 
     /// Asks for the records of host and mapping.
@@ -44,22 +72,22 @@ impl Nat {
     /// Asks for where the mapping will be entered, and says which external zone, address and port the packet will
     /// likely get. `None` where that cannot be guessed.
     #[inline]
-    pub fn prefetch_external(&self, ahead: &Ahead, original: &Tuple, pools: &Pools) -> Option<(u16, IpAddr, u16)> {
+    pub fn prefetch_external(&self, ahead: &Ahead, key: Key4, pools: &Pools) -> Option<(u16, u32, u16)> {
         let guess = self.hosts.guess(ahead.known?)?;
-        let class = Class::of(original.proto)?;
+        let class = Class::of(key.proto())?;
         let spec = pools.with_id(guess.pool)?;
-        let wish = Wish {
-            target: Target::Pool(spec),
-            ports: None,
-            random: false,
-            original: *original,
-            zone: guess.zone,
-            now_tick: 0,
+        let wish = self.pool_wish(spec, None, class, key.ports().0, ahead.inside);
+        let port = if kind_of(spec.mapping) == kind::POOL {
+            wish.shared_first(self.secret4(key.addresses(), key.ports(), (key.proto(), key.zone())))
+        } else {
+            let port = wish.keep.unwrap_or_else(|| wish.first_tried(0));
+            self.book.prefetch(external_hash_v4(&self.hasher, guess.address, class, port));
+            port
         };
-        let port = self.port_wish(&wish, class, ahead.inside, &mut Rng::new(0));
-        let port = port.keep.unwrap_or_else(|| port.first_tried(0));
-        let address = IpAddr::V4(guess.address);
-        self.book.prefetch(external_hash(&self.hasher, address, class, port));
-        Some((guess.zone, address, port))
+        let external = spec.spread(false)?.external(guess.place);
+        if let Some(map) = self.external.at(external).map(external, class) {
+            map.prefetch(port);
+        }
+        Some((guess.zone, guess.address, port))
     }
 }

@@ -115,6 +115,12 @@ pub fn external_hash(hasher: &Hasher, address: IpAddr, class: Class, port: u16) 
     hasher.address(address, endpoint(class, port))
 }
 
+/// The same of an IPv4 address in host order.
+#[inline]
+pub fn external_hash_v4(hasher: &Hasher, address: u32, class: Class, port: u16) -> u64 {
+    hasher.two(u64::from(address), endpoint(class, port))
+}
+
 /// Port and protocol as one word, apart from the zones that hosts have in its place.
 const fn endpoint(class: Class, port: u16) -> u64 {
     port as u64 | (class as u64 + 1) << 16

@@ -113,6 +113,13 @@ impl Shard {
         self.slot(reference).map(|a| (a.zone, a.address))
     }
 
+    /// Whether a reference is that of an IPv4 address, in host order, of a zone.
+    #[inline]
+    pub fn is4(&self, reference: u32, zone: u16, address: u32) -> bool {
+        let is_it = |a: &Address| a.zone == zone && matches!(a.address, IpAddr::V4(own) if u32::from(own) == address);
+        self.slot(reference).is_some_and(is_it)
+    }
+
     /// The ports of an address, if any were ever taken.
     pub fn map(&self, reference: u32, class: Class) -> Option<&PortMap> {
         self.slot(reference)?.maps[class as usize].as_deref()

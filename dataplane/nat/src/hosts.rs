@@ -80,15 +80,35 @@ pub struct Host {
     spread: usize,
 }
 
+impl Host {
+    /// What openings and endings need of it.
+    pub fn state(&self) -> HostState {
+        HostState { place: self.place, leases: self.leases, spread: self.spread }
+    }
+}
+
+/// What an opening or an ending needs of a host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostState {
+    /// Place of its external address.
+    pub place: u32,
+    /// Mappings, or ports that it shares.
+    pub leases: u32,
+    /// Place of its addresses in its shard's list of spreads.
+    pub spread: usize,
+}
+
 /// What a worker can guess of a host's next opening.
 #[derive(Clone, Copy, Debug)]
 pub struct Guess {
     /// Number of its pool.
     pub pool: u32,
-    /// External address.
-    pub address: Ipv4Addr,
+    /// External address, in host order.
+    pub address: u32,
     /// Zone of that.
     pub zone: u16,
+    /// Its place in the pool.
+    pub place: u32,
 }
 
 /// A mapping for one remote address.
@@ -225,16 +245,25 @@ impl Hosts {
         Some(reference)
     }
 
+    /// Asks for the record of a host.
+    #[inline]
+    pub fn prefetch_record(&self, reference: u32) {
+        if let Some(record) = self.record(reference) {
+            erhu_table::prefetch_line(record);
+        }
+    }
+
     /// What can be guessed of a host of IPv4, without its lock.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
     pub fn guess(&self, reference: u32) -> Option<Guess> {
         let record = self.record(reference)?;
         let (owner, external) = (record.owner.load(Relaxed), record.address[1].load(Relaxed));
-        (owner & V6 == 0).then(|| Guess {
+        (owner & V6 == 0).then_some(Guess {
             pool: owner as u32,
-            address: Ipv4Addr::from(external as u32),
+            address: external as u32,
             zone: (external >> 32) as u16,
+            place: record.place.load(Relaxed),
         })
     }
 
@@ -314,9 +343,40 @@ impl Locked<'_> {
         })
     }
 
+    /// What an opening needs of the host with a reference.
+    #[inline]
+    pub fn state_of(&self, reference: u32) -> Option<HostState> {
+        let record = self.record(reference)?;
+        let owner = record.owner.load(Relaxed);
+        let spread = (owner >> SPREAD_SHIFT) as usize;
+        let (place, leases) = (record.place.load(Relaxed), record.leases.load(Relaxed));
+        (owner != FREE).then_some(HostState { place, leases, spread })
+    }
+
+    /// Whether a place in the list of spreads ([`HostState::spread`]) is that of a spread.
+    #[inline]
+    pub fn has_spread(&self, at: usize, spread: &Spread) -> bool {
+        matches!(self.shard.used.get(at), Some(Some(used)) if std::ptr::eq(&raw const *used.spread, spread))
+    }
+
     /// The addresses that a host's is one of.
     pub fn spread(&self, host: &Host) -> Option<&Arc<Spread>> {
         self.shard.used.get(host.spread)?.as_ref().map(|used| &used.spread)
+    }
+
+    /// As [`Locked::find`] of an IPv4 host.
+    #[inline]
+    pub fn find4(&self, book: &Book, hash: u64, pool: u32, zone: u16, address: u32) -> Option<u32> {
+        let wanted = u64::from(pool) | u64::from(zone) << 32;
+        let here = |r: u32| {
+            r as usize % SHARDS == self.number
+                && self.record(r).is_some_and(|record| {
+                    let owner = record.owner.load(Relaxed) & ((1 << SPREAD_SHIFT) - 1);
+                    record.address[0].load(Relaxed) == u64::from(address) && owner == wanted
+                })
+        };
+        let others = || if self.shard.others.is_empty() { None } else { self.shard.others.find(hash, |r| here(*r)) };
+        book.find(hash, As::Host, here).or_else(|| others().copied())
     }
 
     fn is(&self, reference: u32, pool: u32, zone: u16, address: IpAddr) -> bool {
@@ -388,12 +448,17 @@ impl Locked<'_> {
     pub fn remove_if_idle(&mut self, book: &Book, hasher: &Hasher, reference: u32) {
         let Some(host) = self.get(reference).filter(|h| h.leases == 0) else { return };
         let hash = host_hash(hasher, host.zone, host.address);
+        self.remove(book, (reference, hash), &host.state());
+    }
+
+    /// Removes a host, given as its reference and hash.
+    fn remove(&mut self, book: &Book, (reference, hash): (u32, u64), host: &HostState) {
         if book.remove(hash, As::Host, reference) {
             self.shard.booked -= 1;
         } else if let Ok(entry) = self.shard.others.find_entry(hash, |r| *r == reference) {
             entry.remove();
         }
-        if let Some(spread) = self.spread(&host) {
+        if let Some(spread) = self.spread_at(host.spread) {
             spread.leave(host.place);
             spread.pool.host_left();
         }
@@ -427,26 +492,55 @@ impl Locked<'_> {
         }
     }
 
+    /// The same of IPv4 addresses.
+    #[inline]
+    pub fn note_external4(&self, reference: u32, address: u32, zone: u16) {
+        if let Some(record) = self.record(reference) {
+            record.address[1].store(u64::from(address) | u64::from(zone) << 32, Relaxed);
+        }
+    }
+
     /// Counts a lease of a host.
     pub fn gave(&mut self, reference: u32, host: &Host, class: Class) {
+        self.count_lease(reference, host.spread, class);
+    }
+
+    /// The same of a host that has a place in the list of spreads ([`HostState::spread`]).
+    #[inline]
+    pub fn count_lease(&mut self, reference: u32, spread: usize, class: Class) {
         if let Some(record) = self.record(reference) {
             record.leases.store(record.leases.load(Relaxed) + 1, Relaxed);
         }
-        if let Some(Some(used)) = self.shard.used.get_mut(host.spread) {
+        if let Some(Some(used)) = self.shard.used.get_mut(spread) {
             used.given[class as usize] += 1;
         }
     }
 
-    /// Takes off a lease of a host, and the host with its last one.
-    pub fn took_back(&mut self, book: &Book, hasher: &Hasher, reference: u32, class: Class) {
-        let Some(host) = self.get(reference) else { return };
+    /// Takes off a lease of a host, given as its reference and hash, and the host with its last one.
+    #[inline]
+    pub fn took_back(&mut self, book: &Book, (reference, hash): (u32, u64), host: &HostState, class: Class) {
+        let left = host.leases.saturating_sub(1);
         if let Some(record) = self.record(reference) {
-            record.leases.store(host.leases.saturating_sub(1), Relaxed);
+            record.leases.store(left, Relaxed);
         }
         if let Some(Some(used)) = self.shard.used.get_mut(host.spread) {
             used.returned[class as usize] += 1;
         }
-        self.remove_if_idle(book, hasher, reference);
+        if left == 0 {
+            self.remove(book, (reference, hash), host);
+        }
+    }
+
+    /// The addresses at a place in the list of spreads ([`HostState::spread`]).
+    #[inline]
+    pub fn spread_at(&self, at: usize) -> Option<&Spread> {
+        self.shard.used.get(at)?.as_ref().map(|used| &*used.spread)
+    }
+
+    /// The tick until which a port of such a host, given back now, rests, if it does.
+    #[inline]
+    pub fn rest_until(&self, spread: usize, now_tick: u32) -> Option<u32> {
+        self.spread_at(spread)?.pool.rest_until(now_tick)
     }
 
     fn use_spread(&mut self, spread: &Arc<Spread>) -> Option<usize> {

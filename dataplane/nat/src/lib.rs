@@ -37,6 +37,7 @@ mod external;
 mod hosts;
 mod inbound;
 mod mappings;
+mod opening;
 mod pools;
 mod ports;
 mod random;
@@ -53,6 +54,7 @@ use erhu_planes::tuple::Tuple;
 
 pub use ahead::Ahead;
 pub use inbound::WayIn;
+pub use opening::{Given4, Opening4};
 pub use pools::{PoolSpec, Pools};
 pub use random::Rng;
 
@@ -569,6 +571,24 @@ impl Nat {
         Some((shard, at))
     }
 
+    /// As [`Nat::external_at`] with the IPv4 address of the place.
+    #[inline]
+    fn external_at4(
+        &self,
+        zone: u16,
+        spread: &Spread,
+        place: u32,
+        address: u32,
+    ) -> Option<(MutexGuard<'_, external::Shard>, u32)> {
+        let noted = spread.external(place);
+        let shard = self.external.at(noted);
+        if shard.is4(noted, zone, address) {
+            return Some((shard, noted));
+        }
+        drop(shard);
+        self.external_at(zone, spread, place)
+    }
+
     /// Makes an endpoint-independent mapping at an address.
     fn take_alone(
         &self,
@@ -585,21 +605,34 @@ impl Nat {
         let preferred = |port| prefer(address, port);
         let port =
             map.take_alone(&choice.port, choice.attempt, choice.wish.now_tick, preferred).ok_or(Exhausted::Ports)?;
-        let Some(mapping) = self.mappings.take(&mut hosts.shard.records, &binding(endpoint, at, port)) else {
+        let external = external_hash(&self.hasher, address, choice.class, port);
+        let Some(mapping) = self.map_alone(hosts, endpoint, (at, port), (choice.inside, external)) else {
             map.give_back_alone(port, None);
             return Err(Exhausted::Ports);
         };
-        let external = external_hash(&self.hasher, address, choice.class, port);
-        let is_booked = self.book.add(choice.inside, As::Inside, mapping);
-        if !is_booked || !self.book.add(external, As::External, mapping) {
-            if is_booked {
-                self.book.remove(choice.inside, As::Inside, mapping);
-            }
-            map.give_back_alone(port, None);
-            self.mappings.free(&mut hosts.shard.records, mapping);
-            return Err(Exhausted::Ports);
-        }
         Ok((address, port, mapping))
+    }
+
+    /// Enters a mapping of an endpoint at a port, taken for it, of an external address; the hashes are those of both.
+    /// `None` if there is no room.
+    #[inline]
+    fn map_alone(
+        &self,
+        hosts: &mut Locked<'_>,
+        endpoint: Endpoint,
+        (at, port): (u32, u16),
+        (inside, external): (u64, u64),
+    ) -> Option<u32> {
+        let mapping = self.mappings.take(&mut hosts.shard.records, &binding(endpoint, at, port))?;
+        let is_inside = self.book.add(inside, As::Inside, mapping);
+        if is_inside && self.book.add(external, As::External, mapping) {
+            return Some(mapping);
+        }
+        if is_inside {
+            self.book.remove(inside, As::Inside, mapping);
+        }
+        self.mappings.free(&mut hosts.shard.records, mapping);
+        None
     }
 
     /// Makes a mapping for one remote address at an address.
@@ -642,13 +675,13 @@ impl Nat {
                     self.remotes.remove(lease.mapping, lease.remote);
                 }
                 let rest = rest(&hosts, &host);
+                let own = host_hash(&self.hasher, host.zone, host.address);
                 if !self.mappings.drop_use(lease.mapping) {
                     return;
                 }
                 let mut shard = self.external.at(binding.address);
                 match remote {
                     None => {
-                        let own = host_hash(&self.hasher, host.zone, host.address);
                         let inside = inside_hash(&self.hasher, own, binding.class, binding.inside_port);
                         let port = binding.external_port;
                         let external = external_hash(&self.hasher, lease.address, binding.class, port);
@@ -669,14 +702,15 @@ impl Nat {
                 }
                 drop(shard);
                 self.mappings.free(&mut hosts.shard.records, lease.mapping);
-                hosts.took_back(&self.book, &self.hasher, binding.host, binding.class);
+                hosts.took_back(&self.book, (binding.host, own), &host.state(), binding.class);
             }
             kind::POOL => {
                 let Some(class) = Class::of(lease.proto) else { return };
                 let mut hosts = self.hosts.at(lease.mapping);
                 let Some(host) = hosts.get(lease.mapping) else { return };
                 self.give_back_share(lease, class, rest(&hosts, &host));
-                hosts.took_back(&self.book, &self.hasher, lease.mapping, class);
+                let own = host_hash(&self.hasher, host.zone, host.address);
+                hosts.took_back(&self.book, (lease.mapping, own), &host.state(), class);
             }
             kind::DIRECT => {
                 let Some(class) = Class::of(lease.proto) else { return };
@@ -698,6 +732,11 @@ impl Nat {
 
     /// Range, preservation and parity for a connection.
     fn port_wish(&self, wish: &Wish<'_>, class: Class, inside: u64, rng: &mut Rng) -> PortWish {
+        if let Target::Pool(spec) = wish.target
+            && !wish.random
+        {
+            return self.pool_wish(spec, wish.ports, class, wish.original.sport, inside);
+        }
         // The same inside endpoint begins at the same port, which nobody outside can foretell (RFC 6056 section 3.3.3).
         let start = if wish.random { rng.next_u64() } else { self.hasher.two(inside, 1) };
         let port = wish.original.sport;
@@ -724,6 +763,20 @@ impl Nat {
         };
         let keep = keepable.is_some_and(|r| contains(r, port) && !wish.random);
         PortWish { range, keep: keep.then_some(port), parity: parity.then_some(port & 1), upward_from: None, start }
+    }
+
+    /// The same of a pool, for an inside port or identifier, nothing being left to chance.
+    #[inline]
+    fn pool_wish(&self, spec: &PoolSpec, ports: Option<PortRange>, class: Class, port: u16, inside: u64) -> PortWish {
+        let start = self.hasher.two(inside, 1);
+        if class == Class::Icmp {
+            let (keep, upward_from) = (Some(port), Some(port));
+            return PortWish { range: ports::ALL_PORTS, keep, parity: None, upward_from, start };
+        }
+        let range = ports.unwrap_or(spec.ports);
+        let keeps = spec.preserve_port && contains(range, port);
+        let parity = spec.parity.then_some(port & 1);
+        PortWish { range, keep: keeps.then_some(port), parity, upward_from: None, start }
     }
 }
 

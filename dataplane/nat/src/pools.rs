@@ -212,12 +212,22 @@ struct Owned {
     pool: usize,
 }
 
+/// IPv4 addresses of a zone that belong to a pool.
+#[derive(Debug)]
+struct Owned4 {
+    zone: u16,
+    first: u32,
+    last: u32,
+}
+
 /// The pools of one rule set.
 #[derive(Debug, Default)]
 pub struct Pools {
     specs: Vec<PoolSpec>,
     /// By zone, family and address; no two overlap.
     owned: Vec<Owned>,
+    /// Those of IPv4 once more.
+    owned4: Vec<Owned4>,
     /// Index by number.
     by_id: HashMap<u32, usize>,
 }
@@ -254,6 +264,10 @@ impl Pools {
             }
         }
         pools.owned.sort_unstable_by_key(|o| (o.zone, o.v6, o.first));
+        let low = |n: u128| u32::try_from(n).ok();
+        let v4 = pools.owned.iter().filter(|o| !o.v6);
+        let v4 = v4.filter_map(|o| Some(Owned4 { zone: o.zone, first: low(o.first)?, last: low(o.last)? }));
+        pools.owned4 = v4.collect();
         pools
     }
 
@@ -278,6 +292,14 @@ impl Pools {
         let after = self.owned.partition_point(|o| (o.zone, o.v6, o.first) <= wanted);
         let owned = self.owned.get(after.checked_sub(1)?)?;
         ((owned.zone, owned.v6) == (wanted.0, wanted.1) && wanted.2 <= owned.last).then_some(owned.pool)
+    }
+
+    /// Whether some pool has an IPv4 address, in host order, of a zone.
+    #[inline]
+    pub fn owns4(&self, zone: u16, address: u32) -> bool {
+        let after = self.owned4.partition_point(|o| (o.zone, o.first) <= (zone, address));
+        let before = after.checked_sub(1).and_then(|at| self.owned4.get(at));
+        before.is_some_and(|o| o.zone == zone && address <= o.last)
     }
 
     /// How full each pool is, in the program's order; `of_hosts` says by number what its hosts were given and have

@@ -102,6 +102,21 @@ pub struct PortWish {
 }
 
 impl PortWish {
+    /// Where, from the first of its range on, the search for a port to share begins.
+    #[inline]
+    fn first_shared(&self, secret: u64) -> u32 {
+        match self.upward_from {
+            Some(wanted) => u32::from(wanted),
+            None => scale(secret, count(self.range)),
+        }
+    }
+
+    /// The port that a connection will share, if nothing is in the way.
+    #[inline]
+    pub fn shared_first(&self, secret: u64) -> u16 {
+        self.keep.unwrap_or_else(|| nth(self.range, self.first_shared(secret)))
+    }
+
     /// Where the search for a port alone begins.
     #[inline]
     pub fn first_tried(&self, attempt: u32) -> u16 {
@@ -144,6 +159,18 @@ impl PortMap {
 
     fn word(&self, at: usize) -> u64 {
         self.pieces[at / PIECE].as_ref().map_or(0, |piece| piece[at % PIECE])
+    }
+
+    /// Asks for what taking a port will change.
+    #[inline]
+    pub fn prefetch(&self, port: u16) {
+        let at = usize::from(port) / 64;
+        if let Some(piece) = &self.pieces[at / PIECE] {
+            erhu_table::prefetch_line(&piece[at % PIECE]);
+        }
+        if let Some(Some(piece)) = self.users.get(usize::from(port) / USERS) {
+            erhu_table::prefetch_line(&piece[usize::from(port) % USERS]);
+        }
     }
 
     /// Whether a port is taken or rests.
@@ -313,10 +340,13 @@ impl PortMap {
             attempt -= 1;
         }
         let range = if wish.upward_from.is_some() { ALL_PORTS } else { wish.range };
-        let start = match wish.upward_from {
-            Some(wanted) => u32::from(wanted),
-            None => scale(secret, count(range)),
-        };
+        let start = wish.first_shared(secret);
+        // What the search below would come to first.
+        let first = nth(range, start);
+        let is_liked = wish.upward_from.is_some() || preferred(first);
+        if attempt == 0 && Some(first) != wish.keep && is_liked && usable(first) {
+            return Some(first);
+        }
         let window = (0..count(range).min(WINDOW)).map(|n| nth(range, start.wrapping_add(n)));
         let candidates = window.filter(|p| Some(*p) != wish.keep && usable(*p));
         let liked = |port: u16| wish.upward_from.is_some() || preferred(port);

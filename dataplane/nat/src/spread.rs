@@ -87,6 +87,18 @@ impl AddressList {
         if self.v6 { Ipv6Addr::from(number).into() } else { Ipv4Addr::from(number as u32).into() }
     }
 
+    /// As [`AddressList::get`] of IPv4, in host order.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "IPv4 addresses were made from 32 bits")]
+    pub fn get4(&self, place: u32) -> Option<u32> {
+        let (first, base) = match self.ranges[..] {
+            _ if self.v6 || place >= self.count => return None,
+            [only] => only,
+            _ => *self.ranges.get(self.ranges.partition_point(|(_, base)| *base <= place).checked_sub(1)?)?,
+        };
+        Some(first as u32 + (place - base))
+    }
+
     /// The place of an address.
     pub fn place_of(&self, address: IpAddr) -> Option<u32> {
         if address.is_ipv6() != self.v6 {
@@ -266,12 +278,16 @@ mod tests {
         assert_eq!(last, [8, 9, 1, 2, 3, 4, 5, 6, 7, 10]);
         for place in 0..list.len() {
             assert_eq!(list.place_of(list.get(place)), Some(place));
+            assert_eq!(list.get4(place).map(|a| IpAddr::V4(a.into())), Some(list.get(place)));
         }
         for other in ["10.0.0.0", "10.0.0.11", "2001:db8::1"] {
             assert_eq!(list.place_of(other.parse().unwrap()), None);
         }
         let v6 = AddressList::new(&ranges, true).unwrap();
         assert_eq!((v6.len(), v6.get(1).to_string()), (2, "2001:db8::2".into()));
+        assert_eq!((v6.get4(0), list.get4(list.len())), (None, None));
+        let one = AddressList::new(&ranges[..1], false).unwrap();
+        assert_eq!((one.get4(1), one.get4(2)), (Some(0x0a00_0009), None));
         assert_eq!(AddressList::new(&ranges[..1], true), None);
     }
 

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
-use erhu_nat::{Exhausted, InUse, Inside, Lease, Nat, Pools, Target, Wish, kind};
+use erhu_nat::{Exhausted, Given4, InUse, Inside, Lease, Nat, Opening4, Pools, Rng, Target, Wish, kind};
 use erhu_planes::Tuple;
 use erhu_planes::program::{Behaviour, Pool};
+use erhu_planes::tuple::{Key, Key4};
 use proptest::prelude::*;
 
 fn some_pools() -> Vec<Pool> {
@@ -274,15 +275,118 @@ fn the_external_endpoint_of_a_known_host_is_foretold() {
         let mut right = 0;
         for sport in 2000..2100 {
             let original = udp("10.0.0.1", sport);
-            let mut ahead = nat.prefetch_lookups(&original);
+            let mut ahead = nat.ahead(key(&original));
+            nat.prefetch_lookups(&ahead);
             nat.prefetch_records(&mut ahead);
-            let guess = nat.prefetch_external(&ahead, &original, &pools);
+            let guess = nat.prefetch_external(&ahead, key(&original), &pools);
+            let guess = guess.map(|(zone, address, port)| (zone, IpAddr::V4(address.into()), port));
             let lease = worker.pool(&nat, &pools, 0, original).unwrap();
             right += usize::from(guess == Some((lease.zone, lease.address, lease.port)));
         }
         assert!(right >= 99, "{right} of 100 with preserve_port {preserve_port}");
-        let unknown = nat.prefetch_lookups(&udp("10.0.0.2", 2000));
-        assert_eq!(nat.prefetch_external(&unknown, &udp("10.0.0.2", 2000), &pools), None);
+        let unknown = key(&udp("10.0.0.2", 2000));
+        assert_eq!(nat.prefetch_external(&nat.ahead(unknown), unknown, &pools), None);
+    }
+}
+
+fn key(tuple: &Tuple) -> Key4 {
+    match Key::from(tuple) {
+        Key::V4(key) => key,
+        Key::V6(_) => panic!("IPv4"),
+    }
+}
+
+fn opening(original: &Tuple, now_tick: u32) -> Opening4 {
+    let key = key(original);
+    let (addresses, ports) = (key.addresses(), key.ports());
+    Opening4 { zone: original.zone, addresses, ports, proto: original.proto, outside: 0, now_tick }
+}
+
+/// Two states with the same secrets and the same openings: in one they are all done the long way, in the other most are
+/// done the short one.
+struct Twins {
+    nats: [Nat; 2],
+    pools: [Pools; 2],
+    rngs: [Rng; 2],
+    live: Vec<(Tuple, Lease)>,
+}
+
+impl Twins {
+    fn open(&mut self, pool: usize, original: Tuple, now_tick: u32) -> Result<(), TestCaseError> {
+        let Self { nats: [short, long], pools, rngs, .. } = self;
+        let spec = |of: usize| pools[of].get(pool).unwrap();
+        let wish = |of| Wish { now_tick, ..wish(Target::Pool(spec(of)), original) };
+        let given =
+            short.open4(spec(0), None, &opening(&original, now_tick), &short.ahead(key(&original)), |_, _| true);
+        // The one that has ports enough for all and asks for nothing special.
+        prop_assert!(given.is_some() || pool != 2);
+        let [rng, other] = rngs;
+        let given = match given {
+            Some(given) => Ok(given.lease(&opening(&original, now_tick))),
+            None => short.choose(&wish(0), 0, rng, |_, _| true),
+        };
+        let expected = long.choose(&wish(1), 0, other, |_, _| true);
+        prop_assert_eq!(given, expected);
+        self.live.extend(given.ok().map(|lease| (original, lease)));
+        Ok(())
+    }
+
+    fn end(&mut self, which: usize, rests: bool, now_tick: u32) {
+        if self.live.is_empty() {
+            return;
+        }
+        let [short, long] = &self.nats;
+        let (original, lease) = self.live.swap_remove(which % self.live.len());
+        let IpAddr::V4(address) = lease.address else { return };
+        let given = Given4 { kind: lease.kind, mapping: lease.mapping, address: address.into(), port: lease.port };
+        short.close4(&given, &opening(&original, now_tick), &short.ahead(key(&original)), rests);
+        if rests { long.release(&lease, now_tick) } else { long.release_at_once(&lease) }
+    }
+}
+
+proptest! {
+    #[test]
+    fn openings_and_endings_done_the_short_way_leave_what_the_long_way_leaves(
+        steps in prop::collection::vec(
+            (0u8..5, 0usize..5, 1u8..5, 0u16..60, prop_oneof![Just(1u8), Just(6), Just(17)], 0u8..3, any::<bool>()),
+            0..400,
+        ),
+        seed: u64,
+    ) {
+        let wide = Pool { filtering: Behaviour::AddressDependent, ..pool("filtering", "203.0.113.9") };
+        let rested = Pool { reuse_delay_ms: 2000, ports: ports(1, 60_000), ..pool("rested", "203.0.113.5-203.0.113.7") };
+        let shared = Pool {
+            mapping: Behaviour::AddressPortDependent,
+            ports: ports(2010, 2600),
+            ..pool("port", "203.0.113.3,203.0.113.8")
+        };
+        let chosen = Pool { preserve_port: false, parity: false, ports: ports(2000, 2700), ..pool("alone", "203.0.113.1") };
+        let remote = Pool { mapping: Behaviour::AddressDependent, ..pool("address", "203.0.113.2") };
+        let all = [chosen, shared, rested, wide, remote];
+        let nats = [Nat::new(seed), Nat::new(seed)];
+        let pools = nats.each_ref().map(|nat| compile(nat, &all));
+        let mut twins = Twins { nats, pools, rngs: [Rng::new(seed), Rng::new(seed)], live: Vec::new() };
+        for (now, (what, pool, host, port, proto, remote, rests)) in (0u32..).zip(steps) {
+            match what {
+                0 => twins.end(usize::from(port) * 7 + usize::from(host), rests, now),
+                _ => {
+                    let dst = IpAddr::from([192, 0, 2, remote]);
+                    let original = match proto {
+                        1 => echo(&format!("10.0.0.{host}"), port),
+                        _ => flow(proto, &format!("10.0.0.{host}"), 2000 + port),
+                    };
+                    twins.open(pool, Tuple { dst, ..original }, now)?;
+                }
+            }
+        }
+        let statuses = || [0, 1].map(|of: usize| twins.nats[of].status(&twins.pools[of]));
+        prop_assert_eq!(statuses()[0].clone(), statuses()[1].clone());
+        while !twins.live.is_empty() {
+            twins.end(0, false, 0);
+        }
+        let statuses = [0, 1].map(|of: usize| twins.nats[of].status(&twins.pools[of]));
+        prop_assert_eq!(&statuses[0], &statuses[1]);
+        prop_assert!(statuses[0].iter().all(|pool| pool.hosts == 0 && pool.given == pool.returned));
     }
 }
 

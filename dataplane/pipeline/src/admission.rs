@@ -74,9 +74,9 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    /// Takes a place in the table for a connection that begins in a zone, ending an unassured one of the greediest zone
-    /// if need be.
-    pub(crate) fn take_place(&mut self, zone: u16) -> bool {
+    /// Takes a place in the table if that is far from full and nothing in it is reserved.
+    #[inline]
+    pub(crate) fn take_distant_place(&mut self) -> bool {
         let table = &self.shared.table;
         let untold = u64::from(UNTOLD.unsigned_abs()) * self.shared.workers() as u64;
         let is_far_from_full = u64::from(table.live()) + 2 * untold < u64::from(table.capacity());
@@ -85,6 +85,15 @@ impl<P: Buffers> Worker<P> {
             if self.pending.admitted >= UNTOLD {
                 self.tell_admitted();
             }
+            return true;
+        }
+        false
+    }
+
+    /// Takes a place in the table for a connection that begins in a zone, ending an unassured one of the greediest zone
+    /// if need be.
+    pub(crate) fn take_place(&mut self, zone: u16) -> bool {
+        if self.take_distant_place() {
             return true;
         }
         self.tell_admitted();

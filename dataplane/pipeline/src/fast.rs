@@ -96,11 +96,12 @@ impl<P: Buffers> Worker<P> {
         self.track(frame, meta, reference)
     }
 
-    /// Counts frames in a row that left by one interface on the fast path.
+    /// Counts frames in a row that left by one interface, on the fast path but for those that were the first of a
+    /// connection.
     #[inline(never)]
     pub(crate) fn count_sent_run(&mut self) {
         let run = std::mem::replace(&mut self.sent, Run::NONE);
-        self.tally.count_many(Counter::FastPath, run.packets);
+        self.tally.count_many(Counter::FastPath, run.packets - run.first);
         self.tally.sent_run(run);
         if let Some(block) = self.shared.stats.interface(self.index, usize::from(run.slot)) {
             add(&block.tx_packets, run.packets);

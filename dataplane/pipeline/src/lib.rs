@@ -21,6 +21,7 @@ mod buffer;
 mod control;
 mod destination;
 mod discovery;
+mod ending;
 mod fast;
 mod fast6;
 mod judge;
@@ -35,6 +36,7 @@ mod shared;
 mod slow;
 mod tally;
 mod track;
+mod usual;
 mod waiting;
 mod worker;
 

@@ -18,7 +18,7 @@ use crate::destination::Course;
 use crate::judge::{Judged, refusal};
 use crate::open::{Opening, Translation};
 use crate::policy::{Interface, Policy};
-use crate::worker::{Fate, Meta, Worker, is_v6};
+use crate::worker::{Fate, Held, Meta, Worker, is_v6};
 
 /// ICMP errors and resets per second and zone.
 const ERRORS_PER_SECOND: u32 = 1000;
@@ -97,6 +97,7 @@ impl<P: Buffers> Worker<P> {
     /// `facts` and `course` have the destination as rules translated it.
     pub(crate) fn open_local(
         &mut self,
+        held: Held<'_, P::Buffer>,
         buffer: &mut P::Buffer,
         meta: &Meta,
         facts: &Facts,
@@ -120,10 +121,9 @@ impl<P: Buffers> Worker<P> {
             mark: effects.mark,
             back: None,
         };
-        match self.confirm(buffer, &opening) {
+        match self.confirm(held, buffer, &opening) {
             Ok(line) => {
-                let shared = self.shared();
-                let entry = shared.table.entry_at(line)?;
+                let entry = held.shared.table.entry_at(line)?;
                 Some(self.answer_echo(buffer, meta, Some(entry.reference(0))))
             }
             Err(None) => None,

@@ -294,6 +294,23 @@ impl Default for Hops {
 }
 
 impl Hops {
+    /// As [`Hops::find_or_add`], for an IPv4 address in host order.
+    #[inline]
+    pub fn find_or_add4(&mut self, all: &Adjacencies, interface: &Interface, hop: u32) -> Option<u32> {
+        // Acquire; pairs with the Release in `recycle`.
+        if all.moves.load(Ordering::Acquire) == self.moves
+            && let Some((slot, IpAddr::V4(known), number)) = self.known[Self::place(hop as usize, interface.slot)]
+            && (slot, u32::from(known)) == (interface.slot, hop)
+        {
+            return Some(number);
+        }
+        self.find_or_add(all, interface, IpAddr::V4(hop.into()))
+    }
+
+    fn place(low: usize, slot: u16) -> usize {
+        (low ^ usize::from(slot) << 5) % HOPS
+    }
+
     /// As [`Adjacencies::find_or_add`].
     #[inline]
     pub fn find_or_add(&mut self, all: &Adjacencies, interface: &Interface, hop: IpAddr) -> Option<u32> {
@@ -307,7 +324,7 @@ impl Hops {
             IpAddr::V4(hop) => u32::from(hop) as usize,
             IpAddr::V6(hop) => usize::from(hop.segments()[7]),
         };
-        let place = (low ^ usize::from(interface.slot) << 5) % HOPS;
+        let place = Self::place(low, interface.slot);
         match self.known[place] {
             Some((slot, known, number)) if slot == interface.slot && known == hop => Some(number),
             _ => {

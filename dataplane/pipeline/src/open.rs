@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
-use erhu_conntrack::tcp::TcpState;
 use erhu_nat::{ATTEMPTS, Exhausted, Lease, Target, Wish};
-use erhu_planes::connections::{Class, NO_REFERENCE, flags, status};
+use erhu_planes::connections::{Class, Hot4, NO_REFERENCE, flags, status};
 use erhu_planes::events::{Event, mask};
 use erhu_planes::program::{AddressRange, Hook, PortRange, RejectKind, SourceChoice, states};
 use erhu_planes::tuple::{Key, Key4, proto};
@@ -17,11 +16,12 @@ use erhu_wire::rewrite::Rewrite4;
 
 use crate::buffer::Buffers;
 use crate::destination::Course;
+use crate::ending::rests;
 use crate::judge::{Judged, refusal};
 use crate::policy::{Interface, Policy};
 use crate::slow::flow;
 use crate::track::timer;
-use crate::worker::{Fate, Meta, Worker};
+use crate::worker::{Fate, Held, Meta, Worker};
 
 /// How a connection's source is translated.
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ fn last_seen(entry: Entry<'_>) -> u32 {
 
 impl<P: Buffers> Worker<P> {
     /// A packet without a connection. `None`: another worker made one meanwhile, look again.
-    pub(crate) fn open(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Option<Fate> {
-        let policy = self.policy();
+    pub(crate) fn open(&mut self, held: Held<'_, P::Buffer>, buffer: &mut P::Buffer, meta: &Meta) -> Option<Fate> {
+        let policy = held.policy;
         if !self.can_open(buffer, meta) {
             return Some(self.invalid(buffer, meta));
         }
@@ -77,10 +77,10 @@ impl<P: Buffers> Worker<P> {
         if matches!(back, Found::Broadcast { .. }) {
             return Some(Fate::Drop(DropReason::Unsupported));
         }
-        let mut facts = meta.facts(&policy, states::NEW);
+        let mut facts = meta.facts(policy, states::NEW);
         self.connmark.set(None);
         let is_pools = policy.pools.owner(meta.zone, dst).is_some();
-        if is_pools && let Some(reason) = self.unsolicited(&policy, meta, &facts) {
+        if is_pools && let Some(reason) = self.unsolicited(policy, meta, &facts) {
             return Some(Fate::Drop(reason));
         }
         let zone = policy.zone(meta.zone);
@@ -94,14 +94,14 @@ impl<P: Buffers> Worker<P> {
         }
         let mut course = None;
         if is_pools || matches!(verdict, Verdict::Dnat { .. } | Verdict::Netmap { .. }) {
-            course = match self.course(&policy, meta, &mut facts, &verdict) {
+            course = match self.course(policy, meta, &mut facts, &verdict) {
                 Ok(course) => course,
                 Err(reason) => return Some(Fate::Drop(reason)),
             };
         }
         let mut found = policy.routes.lookup(course.map_or(meta.zone, |c| c.route_zone), facts.dst, flow(meta));
-        if course.is_none() && Self::may_be_ours(&policy, &found, dst) {
-            course = match self.course(&policy, meta, &mut facts, &verdict) {
+        if course.is_none() && Self::may_be_ours(policy, &found, dst) {
+            course = match self.course(policy, meta, &mut facts, &verdict) {
                 Ok(course) => course,
                 Err(reason) => return Some(Fate::Drop(reason)),
             };
@@ -114,7 +114,7 @@ impl<P: Buffers> Worker<P> {
                 Some(interface) => (interface, next_hop),
                 None => return Some(Fate::Drop(DropReason::NoRoute)),
             },
-            Found::Local { .. } => return self.open_local(buffer, meta, &facts, course.as_ref()),
+            Found::Local { .. } => return self.open_local(held, buffer, meta, &facts, course.as_ref()),
             other => return Some(self.unroutable(buffer, meta, &other)),
         };
         if let Some(course) = course.as_mut() {
@@ -145,8 +145,8 @@ impl<P: Buffers> Worker<P> {
             return Some(self.refuse_packet(buffer, meta, &judged));
         }
         let wanted = match course.and_then(|c| c.outside) {
-            None => self.translation(&policy, &facts, egress),
-            outside => self.source_translation(&policy, &facts, egress, outside, &meta.tuple()),
+            None => self.translation(policy, &facts, egress),
+            outside => self.source_translation(policy, &facts, egress, outside, &meta.tuple()),
         };
         let (translation, mark) = match wanted {
             Ok(found) => found,
@@ -159,14 +159,25 @@ impl<P: Buffers> Worker<P> {
         let back = is_only_way.then_some(back);
         let (reply_zone, course) = (egress.zone, course.as_ref());
         let opening = Opening { meta, translation, reply_zone, course, egress: Some(egress), target, mark, back };
-        match self.confirm(buffer, &opening) {
-            Ok(entry_line) => {
-                let entry = self.shared.table.entry_at(entry_line)?;
-                self.rewrite(buffer, meta, entry.reference(0));
-                Some(Fate::Send { adjacency })
+        self.confirm_and_send(held, buffer, &opening, adjacency)
+    }
+
+    /// Confirms a connection whose first packet then leaves by an adjacency. `None`: somebody else was faster.
+    pub(crate) fn confirm_and_send(
+        &mut self,
+        held: Held<'_, P::Buffer>,
+        buffer: &P::Buffer,
+        opening: &Opening<'_>,
+        adjacency: u32,
+    ) -> Option<Fate> {
+        match self.confirm(held, buffer, opening) {
+            Ok(line) => {
+                let reference = held.shared.table.entry_at(line)?.reference(0);
+                Some(Fate::Forward { reference, adjacency })
             }
             Err(None) => None,
             Err(Some(reason)) => {
+                let meta = opening.meta;
                 if reason == DropReason::PoolExhausted {
                     self.answer(buffer, &meta.parsed, meta.slot, meta.zone, RejectKind::Host);
                 }
@@ -188,31 +199,7 @@ impl<P: Buffers> Worker<P> {
         egress: &Interface,
     ) -> Result<(Translation<'p>, u32), DropReason> {
         let (verdict, effects) = self.run_hook(Hook::Postrouting, facts);
-        let translation = match verdict {
-            Verdict::Snat { action } => {
-                let snat = policy.rules.snat(action);
-                let (ports, random) = (snat.ports, snat.random);
-                match &snat.source {
-                    SourceChoice::Pool(index) => Translation::Pool { index: *index, ports, random },
-                    SourceChoice::To(ranges) => {
-                        Translation::Addresses { ranges, ports, random, persistent: snat.persistent }
-                    }
-                }
-            }
-            Verdict::Masquerade { ports, random } => match egress.primary_like(facts.src) {
-                Some(address) => Translation::Address { address, ports, random },
-                None => return Err(DropReason::PoolExhausted),
-            },
-            Verdict::Netmap { prefix } => match policy.rules.netmap(prefix).over(facts.src) {
-                Some(address) => Translation::Address { address, ports: None, random: false },
-                None => return Err(DropReason::PoolExhausted),
-            },
-            other => match refusal(&other) {
-                Some((reason, _)) => return Err(reason),
-                None => Translation::None,
-            },
-        };
-        Ok((translation, effects.mark))
+        Ok((translation_of(policy, &verdict, facts.src, egress)?, effects.mark))
     }
 
     /// Whether postrouting would translate such a packet.
@@ -222,9 +209,13 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Reserves, translates, publishes. `Ok`: the entry's line. `Err(None)`: somebody else was faster.
-    pub(crate) fn confirm(&mut self, buffer: &P::Buffer, opening: &Opening<'_>) -> Result<u32, Option<DropReason>> {
-        let shared = self.shared();
-        let table = &shared.table;
+    pub(crate) fn confirm(
+        &mut self,
+        held: Held<'_, P::Buffer>,
+        buffer: &P::Buffer,
+        opening: &Opening<'_>,
+    ) -> Result<u32, Option<DropReason>> {
+        let table = &held.shared.table;
         let original = opening.meta.tuple();
         if !self.take_place(original.zone) {
             return Err(Some(DropReason::TableFull));
@@ -352,10 +343,16 @@ impl<P: Buffers> Worker<P> {
         let owner = u16::try_from(self.index).unwrap_or(0) << flags::OWNER_SHIFT;
         let is_tcp = if entry.class().is_tcp() { flags::TCP } else { 0 };
         let egress = opening.egress.map_or(opening.meta.slot, |i| i.slot);
-        let sides = [(key, reply, opening.meta.slot, 0), (reply, key, egress, flags::REPLY)];
-        for (direction, (key, other, interface, side)) in sides.into_iter().enumerate() {
+        let translates = match (key, reply) {
+            (Key::V4(key), Key::V4(reply)) => write_rewrites(entry.original4(), entry.reply4(), *key, *reply),
+            (Key::V6(key), Key::V6(reply)) => [(0, key, reply), (1, reply, key)]
+                .map(|(direction, key, other)| crate::fast6::store_rewrite(entry, direction, key, other)),
+            _ => [false; 2],
+        };
+        let sides = [(key, opening.meta.slot, 0), (reply, egress, flags::REPLY)];
+        for (direction, (key, interface, side)) in sides.into_iter().enumerate() {
             entry.store_key(direction, key);
-            let translates = if write_rewrite(entry, direction, key, other) { flags::TRANSLATE } else { 0 };
+            let translates = if translates[direction] { flags::TRANSLATE } else { 0 };
             let hot = entry.side(direction);
             hot.flags.store(owner | is_tcp | side | translates, relaxed);
             hot.interface.store(interface, relaxed);
@@ -536,9 +533,7 @@ impl<P: Buffers> Worker<P> {
         let (original, reply) = (keys[0].tuple(), keys[1].tuple());
         let (kind, mapping) = (cold.nat_kind.load(relaxed), cold.mapping.load(relaxed));
         let mut lease = Lease::rebuild(kind, mapping, &reply);
-        // RFC 6888 REQ-8a: a connection that was seen to close leaves no port to rest.
-        let closed = [TcpState::TimeWait as u8, TcpState::Close as u8];
-        let rests = original.proto != proto::TCP || !closed.contains(&cold.state.load(relaxed));
+        let rests = rests(entry, original.proto);
         if cold.status.load(relaxed) & status::DST_NAT != 0 {
             self.end_detour(entry, &mut lease, rests.then_some(self.clock.tick));
         }
@@ -592,6 +587,39 @@ pub(crate) fn translated_reply(original: &Tuple, zone: u16, external: Option<(Ip
     })
 }
 
+/// What a verdict of postrouting makes of a source address.
+///
+/// # Errors
+/// Why the packet ends.
+pub(crate) fn translation_of<'p>(
+    policy: &'p Policy,
+    verdict: &Verdict,
+    src: IpAddr,
+    egress: &Interface,
+) -> Result<Translation<'p>, DropReason> {
+    match verdict {
+        Verdict::Snat { action } => {
+            let snat = policy.rules.snat(*action);
+            let (ports, random) = (snat.ports, snat.random);
+            Ok(match &snat.source {
+                SourceChoice::Pool(index) => Translation::Pool { index: *index, ports, random },
+                SourceChoice::To(ranges) => {
+                    Translation::Addresses { ranges, ports, random, persistent: snat.persistent }
+                }
+            })
+        }
+        Verdict::Masquerade { ports, random } => {
+            let address = egress.primary_like(src).ok_or(DropReason::PoolExhausted)?;
+            Ok(Translation::Address { address, ports: *ports, random: *random })
+        }
+        Verdict::Netmap { prefix } => {
+            let address = policy.rules.netmap(*prefix).over(src).ok_or(DropReason::PoolExhausted)?;
+            Ok(Translation::Address { address, ports: None, random: false })
+        }
+        other => refusal(other).map_or(Ok(Translation::None), |(reason, _)| Err(reason)),
+    }
+}
+
 /// Whether a connection's translation is one that the rules would give.
 fn agrees(wanted: &Translation<'_>, policy: &Policy, original: &Tuple, reply: &Tuple) -> bool {
     let (address, port) = (reply.dst, if original.is_icmp() { reply.sport } else { reply.dport });
@@ -619,25 +647,25 @@ const fn class_of(original: &Tuple) -> Class {
     }
 }
 
-/// Writes what packets of a direction, which come with `key`, leave as: the other direction's turned round. Returns
-/// whether that is a change.
-fn write_rewrite(entry: Entry<'_>, direction: usize, key: &Key, other: &Key) -> bool {
+/// Writes what packets of both directions leave as: the other direction's key turned round. Returns whether that is a
+/// change, by direction.
+#[inline(always)]
+pub(crate) fn write_rewrites(original: &Hot4, reply: &Hot4, key: Key4, reply_key: Key4) -> [bool; 2] {
     let relaxed = Ordering::Relaxed;
-    match (key, other) {
-        (Key::V4(key), Key::V4(other)) => {
-            let (from, to) = ((key.0[0], low(*key)), turned(*other));
-            let rewrite = Rewrite4::new(key.proto(), from, to);
-            let hot = entry.hot4(direction);
-            hot.addresses.store(rewrite.addresses, relaxed);
-            let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
-            hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
-            // Of ICMP the type differs between the directions, and only the identifier is written.
-            let written = if key.proto() == proto::ICMP { 0xffff } else { u32::MAX };
-            from.0 != to.0 || (from.1 ^ to.1) & written != 0
-        }
-        (Key::V6(key), Key::V6(other)) => crate::fast6::store_rewrite(entry, direction, key, other),
-        _ => false,
-    }
+    let store = |hot: &Hot4, rewrite: &Rewrite4| {
+        hot.addresses.store(rewrite.addresses, relaxed);
+        let deltas = u64::from(rewrite.l3_delta) << 32 | u64::from(rewrite.l4_delta) << 48;
+        hot.ports_deltas.store(u64::from(rewrite.ports) | deltas, relaxed);
+    };
+    let protocol = key.proto();
+    let (from, to) = ((key.0[0], low(key)), turned(reply_key));
+    let back = ((reply_key.0[0], low(reply_key)), turned(key));
+    let there = Rewrite4::new(protocol, from, to);
+    store(original, &there);
+    store(reply, &there.reversed(back.1));
+    // Of ICMP the type differs between the directions, and only the identifier is written.
+    let written = if protocol == proto::ICMP { 0xffff } else { u32::MAX };
+    [(from, to), back].map(|(from, to)| from.0 != to.0 || (from.1 ^ to.1) & written != 0)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]

@@ -13,14 +13,14 @@ use erhu_wire::{Kind, Odd, icmp, icmp6, ipv4, is_unforwardable_v4, is_unforwarda
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::{Judged, LOCAL, Outcome, refusal};
-use crate::worker::{Fate, Meta, Worker};
+use crate::worker::{Fate, Held, Meta, Worker};
 
 /// Don't-fragment bit in the first octet of the flags field.
 const DONT_FRAGMENT: u8 = 0x40;
 
 impl<P: Buffers> Worker<P> {
     /// Everything that the fast path left: first packets, oddities, errors, what is not tracked.
-    pub(crate) fn slow(&mut self, buffer: &mut P::Buffer, meta: &mut Meta) -> Fate {
+    pub(crate) fn slow(&mut self, held: Held<'_, P::Buffer>, buffer: &mut P::Buffer, meta: &mut Meta) -> Fate {
         if meta.is_v6() {
             if is_unforwardable_v6(meta.key6.src) || is_unforwardable_v6(meta.key6.dst) {
                 return self.on_link(buffer, meta);
@@ -39,21 +39,21 @@ impl<P: Buffers> Worker<P> {
             Kind::Ipv4Odd(odd) | Kind::Ipv6Odd(odd) => match odd {
                 Odd::L4Fault | Odd::IcmpOther => self.invalid(buffer, meta),
                 Odd::IcmpError => self.related(buffer, meta),
-                Odd::Options => self.tracked(buffer, meta),
+                Odd::Options => self.tracked(held, buffer, meta),
                 _ => Fate::Drop(DropReason::Unsupported),
             },
-            Kind::Fast | Kind::Fast6 => self.tracked(buffer, meta),
+            Kind::Fast | Kind::Fast6 => self.tracked(held, buffer, meta),
             _ => Fate::Drop(DropReason::Unsupported),
         }
     }
 
     /// Finds the packet's connection or makes one. A race with another worker, or a connection that has to end first,
     /// makes it look again.
-    pub(crate) fn tracked(&mut self, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
+    pub(crate) fn tracked(&mut self, held: Held<'_, P::Buffer>, buffer: &mut P::Buffer, meta: &Meta) -> Fate {
         for _ in 0..8 {
-            let fate = match self.shared.table.find_hashed(meta.hash, &meta.packed()) {
+            let fate = match held.shared.table.find_hashed(meta.hash, &meta.packed()) {
                 Some(reference) => self.hit(buffer, meta, reference),
-                None => self.open(buffer, meta),
+                None => self.open(held, buffer, meta),
             };
             if let Some(fate) = fate {
                 return fate;
@@ -121,9 +121,9 @@ impl<P: Buffers> Worker<P> {
                 fate
             }
             Outcome::Reopen => {
-                let shared = self.shared();
+                let (shared, policy) = (self.shared(), self.policy());
                 self.end(shared.table.entry(reference), true);
-                self.tracked(buffer, meta)
+                self.tracked(Held { shared: &shared, policy: &policy }, buffer, meta)
             }
         }
     }

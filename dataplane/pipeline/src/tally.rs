@@ -32,6 +32,8 @@ pub(crate) struct Run {
     pub packets: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Those that were the first of a connection.
+    pub first: u64,
 }
 
 impl Run {
@@ -41,7 +43,7 @@ impl Run {
     /// No frame yet.
     #[inline(always)]
     pub const fn of(port: u16, slot: u16) -> Self {
-        Self { port, slot, packets: 0, bytes: 0 }
+        Self { port, slot, packets: 0, bytes: 0, first: 0 }
     }
 }
 

@@ -21,10 +21,11 @@ use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, ethernet};
 use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Detours;
+use crate::ending::Ending;
 use crate::fast::{Usual, forward};
 use crate::fast6::forward6;
 use crate::judge::Outcome;
-use crate::neighbour::Hops;
+use crate::neighbour::{Hops, Ready};
 use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, JobKind, Shared};
 use crate::tally::{Run, Tally};
@@ -348,6 +349,8 @@ fn find_displaced(table: &Table, metas: &mut [Meta]) -> usize {
 pub(crate) enum Fate {
     /// It leaves by an adjacency, rewritten already. The key is what it came with, to quote it in an ICMP error.
     Send { adjacency: u32 },
+    /// It is the first of a connection, leaves by an adjacency, and is not translated yet.
+    Forward { reference: Reference, adjacency: u32 },
     /// It became a packet of the router's own, which leaves by an adjacency.
     Originate { adjacency: u32 },
     /// It ends.
@@ -357,6 +360,21 @@ pub(crate) enum Fate {
     /// Another worker owns its connection.
     HandOver(usize),
 }
+
+/// What a worker holds for the length of a burst.
+#[derive(Debug)]
+pub(crate) struct Held<'h, B> {
+    pub shared: &'h Shared<B>,
+    pub policy: &'h Policy,
+}
+
+impl<B> Clone for Held<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Held<'_, B> {}
 
 /// A worker's own handle of something shared: counting who holds it during a call writes no line of other workers.
 /// Counting is two locked instructions all the same, which the way of first packets avoids where it can.
@@ -392,7 +410,9 @@ pub struct Worker<P: Buffers> {
     pub(crate) clock: Now,
     outboxes: Vec<Vec<P::Buffer>>,
     metas: Vec<Meta>,
-    pub(crate) openings: Vec<(Tuple, Ahead)>,
+    pub(crate) openings: Vec<(Key4, Ahead)>,
+    /// Connections whose time has come.
+    pub(crate) due: Vec<Ending>,
     scratch: Vec<P::Buffer>,
     handing: Vec<Batch<P::Buffer>>,
     spare: Vec<Batch<P::Buffer>>,
@@ -429,6 +449,7 @@ impl<P: Buffers> Worker<P> {
             outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
             metas: Vec::with_capacity(BURST),
             openings: Vec::with_capacity(BURST),
+            due: Vec::with_capacity(TIMER_BUDGET),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
             spare: Vec::new(),
@@ -517,17 +538,24 @@ impl<P: Buffers> Worker<P> {
 
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
     fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
-        let (own, policy) = (self.shared(), self.policy());
-        let shared: &Shared<P::Buffer> = &own;
+        let (shared, policy) = (self.shared(), self.policy());
+        let held = Held::<P::Buffer> { shared: &shared, policy: &policy };
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
+        self.openings.clear();
         // One first packet alone would wait for the same lines in the same order.
         if find_candidates(&shared.table, metas) && find_displaced(&shared.table, metas) > 1 {
             self.look_ahead(metas);
         }
+        let mut openings = 0;
         for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
             match meta.candidate {
-                Some(reference) => self.look_up(shared, usual, buffer, meta, reference),
-                None => self.other_way(shared, usual, buffer, meta),
+                Some(reference) => self.look_up(held, usual, buffer, meta, reference),
+                None if meta.way == Way::LookUp => {
+                    let ahead = self.openings.get(openings).map(|(_, ahead)| *ahead);
+                    openings += 1;
+                    self.first_packet(held, buffer, meta, ahead.as_ref());
+                }
+                None => self.other_way(held, usual, buffer, meta),
             }
         }
         self.count_sent_run();
@@ -537,15 +565,16 @@ impl<P: Buffers> Worker<P> {
     #[inline(always)]
     fn look_up(
         &mut self,
-        shared: &Shared<P::Buffer>,
+        held: Held<'_, P::Buffer>,
         usual: Usual,
         mut buffer: P::Buffer,
         meta: &mut Meta,
         reference: Reference,
     ) {
+        let shared = held.shared;
         let hot = shared.table.hot4(reference);
         let Some(egress) = usual.egress(hot, meta, &shared.adjacencies) else {
-            return self.slow_path(buffer, meta);
+            return self.slow_path(held, buffer, meta);
         };
         if !usual.counted(hot, meta.parsed.length) {
             match self.track_established(buffer.frame(), meta, reference) {
@@ -556,6 +585,12 @@ impl<P: Buffers> Worker<P> {
         let Some(bytes) = forward(&mut buffer, &meta.parsed, hot, &egress) else {
             return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
         };
+        self.pass_on(buffer, &egress, bytes);
+    }
+
+    /// A frame that is ready goes to its port's outbox, counted with those before it that leave by the same interface.
+    #[inline(always)]
+    pub(crate) fn pass_on(&mut self, buffer: P::Buffer, egress: &Ready, bytes: u16) {
         if egress.slot() != self.sent.slot {
             self.count_sent_run();
             self.sent = Run::of(egress.port(), egress.slot());
@@ -578,13 +613,13 @@ impl<P: Buffers> Worker<P> {
 
     /// Packets that have no connection yet, or never will.
     #[inline(never)]
-    fn other_way(&mut self, shared: &Shared<P::Buffer>, usual: Usual, buffer: P::Buffer, meta: &mut Meta) {
+    fn other_way(&mut self, held: Held<'_, P::Buffer>, usual: Usual, buffer: P::Buffer, meta: &mut Meta) {
         match meta.way {
             Way::LookUp6 => match meta.candidate6 {
-                Some(reference) => self.look_up6(shared, usual, buffer, meta, reference),
-                None => self.slow_path(buffer, meta),
+                Some(reference) => self.look_up6(held, usual, buffer, meta, reference),
+                None => self.slow_path(held, buffer, meta),
             },
-            Way::LookUp | Way::Slow => self.slow_path(buffer, meta),
+            Way::LookUp | Way::Slow => self.slow_path(held, buffer, meta),
             Way::Arp => self.arp(buffer, meta),
             Way::Discovery => self.discovery(buffer, meta),
             Way::Drop(reason) => self.finish(buffer, meta, Fate::Drop(reason)),
@@ -594,15 +629,16 @@ impl<P: Buffers> Worker<P> {
     /// As [`Self::look_up`], for IPv6.
     fn look_up6(
         &mut self,
-        shared: &Shared<P::Buffer>,
+        held: Held<'_, P::Buffer>,
         usual: Usual,
         mut buffer: P::Buffer,
         meta: &mut Meta,
         reference: Reference,
     ) {
+        let shared = held.shared;
         let lines = shared.table.hot6(reference);
         let Some(egress) = usual.egress6(lines.0, meta, &shared.adjacencies) else {
-            return self.slow_path(buffer, meta);
+            return self.slow_path(held, buffer, meta);
         };
         if !usual.counted6(lines, meta.parsed.length) {
             match self.track_established(buffer.frame(), meta, reference) {
@@ -613,22 +649,14 @@ impl<P: Buffers> Worker<P> {
         let Some(bytes) = forward6(&mut buffer, &meta.parsed, lines, &egress) else {
             return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
         };
-        if egress.slot() != self.sent.slot {
-            self.count_sent_run();
-            self.sent = Run::of(egress.port(), egress.slot());
-        }
-        self.sent.packets += 1;
-        self.sent.bytes += u64::from(bytes);
-        if let Some(outbox) = self.outboxes.get_mut(usize::from(egress.port())) {
-            outbox.push(buffer);
-        }
+        self.pass_on(buffer, &egress, bytes);
     }
 
     #[cold]
     #[inline(never)]
-    fn slow_path(&mut self, mut buffer: P::Buffer, meta: &mut Meta) {
+    fn slow_path(&mut self, held: Held<'_, P::Buffer>, mut buffer: P::Buffer, meta: &mut Meta) {
         self.tally.count(Counter::SlowPath);
-        let fate = self.slow(&mut buffer, meta);
+        let fate = self.slow(held, &mut buffer, meta);
         self.finish(buffer, meta, fate);
     }
 
@@ -654,15 +682,9 @@ impl<P: Buffers> Worker<P> {
     /// Runs a hook's rules and counts what they count. Facts of 0 bytes are of no packet, and nothing is counted.
     pub(crate) fn run_hook(&self, hook: Hook, facts: &Facts) -> (Verdict, Effects) {
         let mut effects = Effects { mark: facts.mark, ..Effects::default() };
-        let (stats, index, slots) = (&self.shared.stats, self.index, &self.policy.counter_slots);
         let verdict = self.policy.rules.run(hook, facts, &mut effects, &mut |counter| {
-            if facts.bytes == 0 {
-                return;
-            }
-            let slot = slots.get(usize::from(counter)).copied().unwrap_or(u16::MAX);
-            if let Some(named) = stats.named(index, usize::from(slot)) {
-                erhu_planes::stats::add(&named.packets, 1);
-                erhu_planes::stats::add(&named.bytes, u64::from(facts.bytes));
+            if facts.bytes != 0 {
+                self.count_named(&self.shared, &self.policy, counter, facts.bytes);
             }
         });
         if effects.connmark.is_some() && facts.bytes != 0 {
@@ -671,10 +693,20 @@ impl<P: Buffers> Worker<P> {
         (verdict, effects)
     }
 
+    /// Counts a packet that a rule counts.
+    pub(crate) fn count_named(&self, shared: &Shared<P::Buffer>, policy: &Policy, counter: u16, bytes: u32) {
+        let slot = policy.counter_slots.get(usize::from(counter)).copied().unwrap_or(u16::MAX);
+        if let Some(named) = shared.stats.named(self.index, usize::from(slot)) {
+            erhu_planes::stats::add(&named.packets, 1);
+            erhu_planes::stats::add(&named.bytes, u64::from(bytes));
+        }
+    }
+
     /// Carries out what was decided.
     pub(crate) fn finish(&mut self, buffer: P::Buffer, meta: &Meta, fate: Fate) {
         match fate {
             Fate::Send { adjacency } => self.leave(buffer, meta, adjacency),
+            Fate::Forward { reference, adjacency } => self.depart(buffer, meta, reference, adjacency),
             Fate::Originate { adjacency } => {
                 self.tally.count(Counter::Consumed);
                 self.tally.count(Counter::Originated);
@@ -815,18 +847,20 @@ impl<P: Buffers> Worker<P> {
     }
 
     fn run_timers(&mut self, now_tick: u32) -> bool {
-        // The wheel is taken out meanwhile so that ending an entry can reach the rest of the worker.
         let Some(mut wheel) = self.wheel.take() else { return true };
         let shared = self.shared();
+        let mut due = std::mem::take(&mut self.due);
         let caught_up = wheel.advance(&shared.table, now_tick, TIMER_BUDGET, |entry, tick| {
             let deadline = crate::open::deadline(entry);
             if deadline > tick {
                 return Some(crate::track::timer(entry, tick));
             }
-            self.end(entry, false);
+            Self::note_due(&mut due, entry);
             None
         });
         self.wheel = Some(wheel);
+        self.due = due;
+        self.end_due();
         caught_up
     }
 

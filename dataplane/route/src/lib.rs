@@ -9,10 +9,11 @@
 //!
 //! # Structure
 //!
-//! Per family: the few prefixes of a small zone lie side by side, the longest first, and are scanned; a tenant's zone
-//! is one or two cache lines. Those of large zones are in a hash table keyed by zone, length and network, which is
-//! probed for each length that occurs in the zone, from the longest. An IPv4 prefix takes 12 bytes in either (the hash
-//! table is half full at worst), a zone 8 more; what prefixes lead to is stored once for all that lead to the same.
+//! Per family: the few prefixes of a small zone lie side by side, the longest first, and are compared four at a time; a
+//! tenant's zone is one or two cache lines. Those of large zones are in a hash table keyed by zone, length and network,
+//! which is probed for each length that occurs in the zone, from the longest. An IPv4 prefix takes 12 bytes in either
+//! (small zones have a multiple of four, the hash table is half full at worst), a zone 8 more; what prefixes lead to is
+//! stored once for all that lead to the same.
 //!
 //! # Precedence
 //!
@@ -73,6 +74,15 @@ pub enum Found {
     Blackhole,
     /// No route, or more than [`MAX_LEAKS`] leaks.
     None,
+}
+
+/// The way of IPv4 packets to a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way4 {
+    /// Index of the interface that they leave by.
+    pub interface: u16,
+    /// The neighbour, in host order: a router, or the destination itself.
+    pub next_hop: u32,
 }
 
 /// Where one entry of the table leads.
@@ -146,6 +156,25 @@ impl Routes {
             return (found, every);
         }
         (Found::None, every)
+    }
+
+    /// As [`Routes::lookup_all`] in few words, for where nearly all IPv4 packets go: to the one neighbour that the route
+    /// of all flows leads to. `None` for whatever else a look-up may find.
+    #[inline]
+    pub fn way4(&self, mut zone: u16, dst: u32) -> Option<Way4> {
+        for _ in 0..=MAX_LEAKS {
+            match self.targets.get(self.v4.find(zone, dst, Some)?.only()?)? {
+                Target::Zone(next) => zone = *next,
+                Target::Connected(interface) | Target::Interface(interface) => {
+                    return Some(Way4 { interface: *interface, next_hop: dst });
+                }
+                Target::Via { interface, next_hop: IpAddr::V4(next_hop) } => {
+                    return Some(Way4 { interface: *interface, next_hop: u32::from(*next_hop) });
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// Whether an address is an own one of an interface of the zone (id). Leaks are not followed.

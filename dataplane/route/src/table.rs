@@ -16,6 +16,8 @@ pub(crate) trait Address:
 {
     /// No bits.
     const NONE: Self;
+    /// All bits.
+    const ALL: Self;
     /// Length of a host's prefix.
     const BITS: u8;
 
@@ -37,6 +39,7 @@ macro_rules! address {
     ($number:ty, $ip:ty, $bits:literal) => {
         impl Address for $number {
             const NONE: Self = 0;
+            const ALL: Self = <$number>::MAX;
             const BITS: u8 = $bits;
 
             #[inline]
@@ -89,19 +92,45 @@ impl Group {
         Some(Self(first << 8 | count))
     }
 
+    /// The position, of a group of one.
+    #[inline]
+    pub(crate) const fn only(self) -> Option<usize> {
+        if self.0 & 0xff == 1 { Some((self.0 >> 8) as usize) } else { None }
+    }
+
     pub(crate) const fn range(self) -> Range<usize> {
         let first = (self.0 >> 8) as usize;
         first..first + (self.0 & 0xff) as usize
     }
 }
 
-/// A prefix of a small zone. Packed: 12 bytes for IPv4, 36 for IPv6.
+/// Prefixes of a quad.
+const LANES: usize = 4;
+
+/// Four prefixes of a small zone, to be compared at once: 48 bytes for IPv4, 144 for IPv6. Those that are there to fill
+/// it up have no address in them.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, packed(4))]
-struct Entry<A> {
-    network: A,
-    mask: A,
-    group: Group,
+#[repr(C)]
+pub(crate) struct Quad<A> {
+    networks: [A; LANES],
+    masks: [A; LANES],
+    groups: [Group; LANES],
+}
+
+impl<A: Address> Quad<A> {
+    const EMPTY: Self = Self { networks: [A::ALL; LANES], masks: [A::NONE; LANES], groups: [Group(0); LANES] };
+
+    /// A bit for each prefix that an address lies in: without a branch, for which one it is nobody can foretell.
+    #[inline(always)]
+    fn hits(&self, address: A) -> u32 {
+        let lane = |n: usize| u32::from(address & self.masks[n] == self.networks[n]) << n;
+        lane(0) | lane(1) | lane(2) | lane(3)
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = (A, A, Group)> {
+        let lanes = self.networks.into_iter().zip(self.masks).zip(self.groups);
+        lanes.map(|((network, mask), group)| (network, mask, group)).filter(|(_, _, group)| *group != Group(0))
+    }
 }
 
 /// A prefix of a large zone in the hash table. Packed: with its group 12 bytes for IPv4, 24 for IPv6.
@@ -113,7 +142,7 @@ struct Key<A> {
     length: u16,
 }
 
-const _: () = assert!(size_of::<Entry<u32>>() == 12 && size_of::<Entry<u128>>() == 36);
+const _: () = assert!(size_of::<Quad<u32>>() == 48 && size_of::<Quad<u128>>() == 144);
 const _: () = assert!(size_of::<(Key<u32>, Group)>() == 12 && size_of::<(Key<u128>, Group)>() == 24);
 
 /// Zones with at most so many prefixes are scanned. A prefix scanned costs a nanosecond, a
@@ -121,7 +150,7 @@ const _: () = assert!(size_of::<(Key<u32>, Group)>() == 12 && size_of::<(Key<u12
 const SMALL: usize = 16;
 
 /// Where the prefixes of a zone are, in one number so that a table full of zones without any is zeroed memory: in the
-/// upper half a position, in the lower half a number of entries, or [`LARGE`].
+/// upper half a position, in the lower half a number of quads, or [`LARGE`].
 type Place = u64;
 
 /// In a [`Place`]: the position is in `lengths`.
@@ -132,7 +161,7 @@ pub(crate) struct Table<A: Copy> {
     /// By zone id; ids beyond the last have no prefixes.
     places: Box<[Place]>,
     /// Prefixes of small zones, those of one zone together and the longest first.
-    small: Box<[Entry<A>]>,
+    small: Box<[Quad<A>]>,
     /// Lengths that occur in each large zone; 0 is not in the set and always probed.
     lengths: Box<[A]>,
     large: HashTable<(Key<A>, Group)>,
@@ -151,14 +180,23 @@ impl<A: Address> Table<A> {
         for of_zone in in_zones() {
             let is_small = of_zone.len() <= SMALL;
             let first = if is_small { small.len() } else { lengths.len() } as u64;
-            let count = if is_small { of_zone.len() as u64 } else { LARGE };
+            let count = if is_small { of_zone.len().div_ceil(LANES) as u64 } else { LARGE };
+            if is_small {
+                small.extend(of_zone.chunks(LANES).map(|four| {
+                    let mut quad = Quad::EMPTY;
+                    for (lane, &(_, network, length, group)) in four.iter().enumerate() {
+                        (quad.networks[lane], quad.masks[lane], quad.groups[lane]) =
+                            (network, A::mask(length), group);
+                    }
+                    quad
+                }));
+            }
             let mut set = A::NONE;
             for &(zone, network, length, group) in of_zone {
                 if let Some(place) = places.get_mut(usize::from(zone)) {
                     *place = first << 32 | count;
                 }
                 if is_small {
-                    small.push(Entry { network, mask: A::mask(length), group });
                     continue;
                 }
                 if length > 0 {
@@ -182,18 +220,14 @@ impl<A: Address> Table<A> {
         if place & LARGE == LARGE {
             return self.find_large(zone, *self.lengths.get(position(place))?, address, accept);
         }
-        // All at once and without a branch in between: which one it is nobody can foretell.
-        let entries = self.small(place);
-        let mut hits = 0_u32;
-        for (at, &Entry { network, mask, .. }) in entries.iter().enumerate().take(SMALL) {
-            hits |= u32::from(address & mask == network) << at;
-        }
-        while hits != 0 {
-            let entry = entries.get(hits.trailing_zeros() as usize)?;
-            if let Some(accepted) = accept(entry.group) {
-                return Some(accepted);
+        for quad in self.small(place) {
+            let mut hits = quad.hits(address);
+            while hits != 0 {
+                if let Some(accepted) = accept(quad.groups[hits.trailing_zeros() as usize % LANES]) {
+                    return Some(accepted);
+                }
+                hits &= hits - 1;
             }
-            hits &= hits - 1;
         }
         None
     }
@@ -217,14 +251,13 @@ impl<A: Address> Table<A> {
             return self.get(zone, address, A::BITS);
         }
         let host = (address, A::mask(A::BITS));
-        self.small(place)
-            .iter()
-            .copied()
-            .find(|&Entry { network, mask, .. }| (network, mask) == host)
-            .map(|e| e.group)
+        let mut all = self.small(place).iter().flat_map(Quad::prefixes);
+        all.find(|&(network, mask, _)| (network, mask) == host).map(|(_, _, group)| group)
     }
 
-    fn small(&self, place: Place) -> &[Entry<A>] {
+    /// The quads of a small zone.
+    #[inline]
+    fn small(&self, place: Place) -> &[Quad<A>] {
         let first = position(place);
         let count = usize::try_from(place & LARGE).unwrap_or(0);
         self.small.get(first..first + count).unwrap_or_default()
@@ -238,9 +271,8 @@ impl<A: Address> Table<A> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, Prefix, Group)> {
         let small =
             (0..).zip(&*self.places).filter(|(_, place)| *place & LARGE != LARGE).flat_map(|(zone, place)| {
-                self.small(*place).iter().map(move |entry| {
-                    let prefix = Prefix { network: { entry.network }.ip(), length: { entry.mask }.ones() };
-                    (zone, prefix, entry.group)
+                self.small(*place).iter().flat_map(Quad::prefixes).map(move |(network, mask, group)| {
+                    (zone, Prefix { network: network.ip(), length: mask.ones() }, group)
                 })
             });
         let large = self.large.iter().filter_map(|(key, group)| {

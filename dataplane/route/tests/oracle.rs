@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use erhu_planes::program::{Encapsulation, Interface, InterfaceAddress, Prefix, Program, Route, RouteTarget, Zone};
-use erhu_route::{Found, Routes, Target};
+use erhu_route::{Found, Routes, Target, Way4};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -179,6 +179,16 @@ proptest! {
         let routes = Routes::build(&program);
         for (zone, dst, flow) in asked {
             prop_assert_eq!(routes.lookup(zone, dst, flow), scan(&program, zone, dst, flow, true), "{} in {}", dst, zone);
+            if let IpAddr::V4(dst) = dst {
+                let (found, every) = routes.lookup_all(zone, dst.into(), flow);
+                let expected = match found {
+                    Found::Via { interface, next_hop: IpAddr::V4(next_hop) } if every => {
+                        Some(Way4 { interface, next_hop: next_hop.into() })
+                    }
+                    _ => None,
+                };
+                prop_assert_eq!(routes.way4(zone, dst.into()), expected, "{} in {}", dst, zone);
+            }
             prop_assert_eq!(routes.connected(zone, dst), connected(&program, zone, dst), "{} in {}", dst, zone);
             let own = program.interfaces.iter().any(|i| i.zone == zone && i.addresses.iter().any(|a| a.address == dst));
             prop_assert_eq!(routes.is_local(zone, dst), own);

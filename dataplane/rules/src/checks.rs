@@ -111,6 +111,8 @@ pub(crate) struct Gate {
     field: Field,
     /// States in which the rule can match, [`NO_STATE`] for packets that have none.
     states: u8,
+    /// The rule looks at nothing else.
+    is_whole: bool,
 }
 
 /// Stands for the state of packets before tracking, which have none: a bit that no state has.
@@ -120,27 +122,54 @@ const _: () = assert!(erhu_planes::program::states::ALL & NO_STATE == 0);
 impl Gate {
     fn of(rule: &Compiled) -> Self {
         let near = rule.checks.iter().take(rule.check_count.into());
-        let mut gate = Self { first: 0, span: u32::MAX, field: Field::Protocol, states: u8::MAX };
+        let mut gate = Self { first: 0, span: u32::MAX, field: Field::Protocol, states: u8::MAX, is_whole: true };
+        let mut ranges = 0;
         for check in near {
             match *check {
                 Check::State { bits, negated } => gate.states &= if negated { !bits } else { bits },
-                Check::Range { field, first, last } if last - first < gate.span => {
-                    (gate.field, gate.first, gate.span) = (field, first, last - first);
+                Check::Range { field, first, last } => {
+                    ranges += 1;
+                    if selects(field, last - first) > selects(gate.field, gate.span) {
+                        (gate.field, gate.first, gate.span) = (field, first, last - first);
+                    }
+                    // Of an address the gate does not see the family.
+                    gate.is_whole &= !field.is_address();
                 }
-                _ => {}
+                _ => gate.is_whole = false,
             }
         }
+        gate.is_whole &= ranges <= 1 && usize::from(rule.check_count) <= NEAR;
         gate
+    }
+
+    /// Whether a rule whose gate is open matches, without a further look at it.
+    #[inline(always)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Whether the rule may match; if not, it does not.
     #[inline(always)]
-    pub(crate) fn is_open(&self, keys: &Keys) -> bool {
-        let state = if keys.state == 0 { NO_STATE } else { keys.state };
+    pub(crate) fn is_open(&self, keys: &Keys, state: u8) -> bool {
         // An IPv6 address is 0 here and no range of an IPv4 address holds for it.
         (self.states & state != 0) & (keys.get(self.field).wrapping_sub(self.first) <= self.span)
     }
 }
+
+/// A packet's state as gates have it.
+#[inline(always)]
+pub(crate) fn state_of(keys: &Keys) -> u8 {
+    if keys.state == 0 { NO_STATE } else { keys.state }
+}
+
+/// How well a range of a field tells packets apart: that it is UDP is true of more of them than any port is.
+const fn selects(field: Field, span: u32) -> u32 {
+    let is_broad = matches!(field, Field::Protocol) && span < WELL_KNOWN;
+    u32::MAX - if is_broad { WELL_KNOWN } else { span }
+}
+
+/// Ports that more packets have than most others.
+const WELL_KNOWN: u32 = 1024;
 
 /// The gates of a list's rules.
 pub(crate) fn gates(rules: &[Compiled]) -> Vec<Gate> {

@@ -73,9 +73,9 @@ const fn has_ports(proto: u8) -> bool {
     matches!(proto, 6 | 17 | 33 | 132 | 136)
 }
 
-/// A packet's fields as numbers.
+/// A packet's fields as numbers: what rules look at. [`crate::Facts`] tell the same.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keys {
+pub struct Keys {
     /// By field; an IPv4 address too.
     narrow: [u32; Field::COUNT],
     /// IPv6 source and destination.
@@ -83,7 +83,51 @@ pub(crate) struct Keys {
     pub(crate) state: u8,
 }
 
+/// What rules look at of a sound IPv4 packet before routing. Numbers are in host order.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet4 {
+    /// Interface (index) it came in by.
+    pub ingress: u16,
+    /// Zone (id) of that.
+    pub zone: u16,
+    /// Source and destination address.
+    pub addresses: (u32, u32),
+    /// IP protocol: TCP, UDP or ICMP.
+    pub proto: u8,
+    /// Source and destination port; of ICMP nothing and `type << 8 | code`.
+    pub ports: (u16, u16),
+    /// One bit of [`erhu_planes::program::states`].
+    pub state: u8,
+    /// Packet mark.
+    pub mark: u32,
+}
+
 impl Keys {
+    /// Of an IPv4 packet, to be run with [`crate::Rules::run_keys`].
+    #[inline(always)]
+    pub fn of(packet: &Packet4) -> Self {
+        let (src, dst) = packet.addresses;
+        let (sport, dport) = (u32::from(packet.ports.0), u32::from(packet.ports.1));
+        let is_icmp = !has_ports(packet.proto);
+        let port = |port| if is_icmp { ABSENT } else { port };
+        let icmp = |word| if is_icmp { word } else { ABSENT };
+        let (ingress, zone, proto) = (packet.ingress.into(), packet.zone.into(), packet.proto.into());
+        let (kind, code) = (icmp(dport), icmp(dport & 0xff));
+        let (sport, dport) = (port(sport), port(dport));
+        Self {
+            narrow: [ingress, ABSENT, zone, ABSENT, proto, sport, dport, kind, packet.mark, src, dst, code],
+            wide: [None, None],
+            state: packet.state,
+        }
+    }
+
+    /// Says by which interface (index) and into which zone (id) it leaves.
+    #[inline(always)]
+    pub fn set_egress(&mut self, interface: u16, zone: u16) {
+        self.narrow[Field::Egress as usize] = interface.into();
+        self.narrow[Field::EgressZone as usize] = zone.into();
+    }
+
     pub(crate) fn new(facts: &Facts) -> Self {
         let optional = |value: Option<u16>| value.map_or(ABSENT, u32::from);
         let port = |port: u16| {
@@ -133,6 +177,12 @@ impl Keys {
     #[inline]
     pub(crate) fn wide(&self, field: Field) -> Option<u128> {
         self.wide[usize::from(matches!(field, Field::Destination))]
+    }
+
+    /// The zone of the ingress interface.
+    #[inline]
+    pub(crate) fn zone(&self) -> Option<u16> {
+        u16::try_from(self.get(Field::Zone)).ok()
     }
 
     pub(crate) fn set_mark(&mut self, mark: u32) {

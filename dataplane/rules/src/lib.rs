@@ -64,9 +64,10 @@ use std::net::IpAddr;
 use erhu_planes::program::{Dnat, Hook, HookRules, PolicyVerdict, Position, Prefix, Program, RejectKind, Rule, Snat};
 
 pub use facts::{DnatRef, Effects, Facts, NetmapRef, RuleId, SnatRef, Verdict};
+pub use fields::{Keys, Packet4};
 
-use checks::{Compiled, Gate, Step, Store, gates, offset};
-use fields::{ABSENT, Conditions, Field, Keys};
+use checks::{Compiled, Gate, Step, Store, gates, offset, state_of};
+use fields::{ABSENT, Conditions, Field};
 use index::Index;
 use published::Published;
 use spans::contains;
@@ -143,7 +144,25 @@ impl Rules {
         effects.mark = facts.mark;
         effects.decided_by = None;
         match self.hooks.get(hook.index()) {
-            Some(hook) if !hook.is_idle => self.run_list(hook, facts, effects, counted),
+            Some(hook) if !hook.is_idle => self.run_list(hook, &mut Keys::new(facts), effects, counted),
+            _ => Verdict::Accept,
+        }
+    }
+
+    /// As [`Rules::run`], for a packet whose fields are numbers already. A mark that rules set stays in `keys`, for the
+    /// hook that comes next.
+    #[inline]
+    pub fn run_keys(
+        &self,
+        hook: Hook,
+        keys: &mut Keys,
+        effects: &mut Effects,
+        counted: &mut impl FnMut(u16),
+    ) -> Verdict {
+        effects.mark = keys.get(Field::Mark);
+        effects.decided_by = None;
+        match self.hooks.get(hook.index()) {
+            Some(hook) if !hook.is_idle => self.run_list(hook, keys, effects, counted),
             _ => Verdict::Accept,
         }
     }
@@ -152,15 +171,14 @@ impl Rules {
     fn run_list(
         &self,
         hook: &HookList,
-        facts: &Facts,
+        keys: &mut Keys,
         effects: &mut Effects,
         counted: &mut impl FnMut(u16),
     ) -> Verdict {
-        let mut keys = Keys::new(facts);
-        if let Some(verdict) = self.walk(&hook.list, &mut keys, effects, counted) {
+        if let Some(verdict) = self.walk(&hook.list, keys, effects, counted) {
             return verdict;
         }
-        match hook.policy(facts.zone) {
+        match hook.policy(keys.zone()) {
             PolicyVerdict::Accept => Verdict::Accept,
             PolicyVerdict::Drop => Verdict::DropByPolicy,
             PolicyVerdict::Reject => Verdict::RejectByPolicy(RejectKind::Default),
@@ -234,9 +252,11 @@ impl Rules {
         counted: &mut impl FnMut(u16),
     ) -> Option<Verdict> {
         let Some(index) = &list.index else {
-            for (gate, rule) in list.gates.iter().zip(&list.rules) {
-                if gate.is_open(keys)
-                    && self.store.matches(rule, keys)
+            let state = state_of(keys);
+            for (at, gate) in list.gates.iter().enumerate() {
+                if gate.is_open(keys, state)
+                    && let Some(rule) = list.rules.get(at)
+                    && (gate.is_whole() || self.store.matches(rule, keys))
                     && let End::List(verdict) = self.act(rule, keys, effects, counted)
                 {
                     return verdict;

@@ -262,12 +262,19 @@ impl Index {
     }
 
     /// Takes the nearest free place for an entry; its home is locked. Readers see no entry there until it is filled.
+    #[inline(always)]
     fn claim(&self, hash: u64) -> Option<Place> {
-        (0..=REACH).zip(self.places(hash)).find_map(|(strides, bucket)| {
+        match self.home_bucket(hash).claim(tag_of(hash)) {
+            Some(place) => Some(Place { home: self.home(hash), bucket: self.home(hash), place }),
+            None => self.claim_elsewhere(hash),
+        }
+    }
+
+    #[cold]
+    fn claim_elsewhere(&self, hash: u64) -> Option<Place> {
+        (1..=REACH).zip(self.places(hash).skip(1)).find_map(|(strides, bucket)| {
             let place = self.buckets.get(bucket as usize)?.claim(tag_of(hash))?;
-            if strides > 0 {
-                self.home_bucket(hash).note_displaced(strides);
-            }
+            self.home_bucket(hash).note_displaced(strides);
             Some(Place { home: self.home(hash), bucket, place })
         })
     }
@@ -353,6 +360,7 @@ impl Bucket {
     }
 
     /// Marks the first free place with a tag.
+    #[inline]
     fn claim(&self, tag: u16) -> Option<usize> {
         for (number, word) in self.tags.iter().enumerate() {
             let mut tags = word.load(Ordering::Relaxed);

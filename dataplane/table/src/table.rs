@@ -93,6 +93,16 @@ pub enum Taken {
     IndexFull,
 }
 
+impl Taken {
+    fn of(conflict: Conflict) -> Self {
+        match conflict {
+            Conflict::First(bits) => Self::Original(Reference(bits)),
+            Conflict::Second(bits) => Self::Reply(Reference(bits)),
+            Conflict::Full => Self::IndexFull,
+        }
+    }
+}
+
 /// A counter that shares its cache line with nothing that is only read.
 #[repr(align(128))]
 struct Padded(AtomicU32);
@@ -375,11 +385,31 @@ impl Table {
                 |bits| self.matches(Reference(bits), original),
                 |bits| self.matches(Reference(bits), reply),
             )
-            .map_err(|conflict| match conflict {
-                Conflict::First(bits) => Taken::Original(Reference(bits)),
-                Conflict::Second(bits) => Taken::Reply(Reference(bits)),
-                Conflict::Full => Taken::IndexFull,
-            })
+            .map_err(Taken::of)
+    }
+
+    /// As [`Table::insert_hashed`] of IPv4, for tuples that differ.
+    ///
+    /// # Errors
+    /// [`Taken`].
+    #[inline]
+    pub fn insert4(
+        &self,
+        slot: &Slot,
+        (original_hash, original): (u64, &Key4),
+        (reply_hash, reply): (u64, &Key4),
+    ) -> Result<(), Taken> {
+        let entry = slot.entry(self);
+        debug_assert_eq!((entry.key(ORIGINAL), entry.key(REPLY)), (Key::V4(*original), Key::V4(*reply)));
+        debug_assert_eq!((self.hash4(original), self.hash4(reply)), (original_hash, reply_hash));
+        self.index
+            .insert(
+                (original_hash, entry.reference(ORIGINAL).0),
+                Some((reply_hash, entry.reference(REPLY).0)),
+                |bits| self.matches4(Reference(bits), original),
+                |bits| self.matches4(Reference(bits), reply),
+            )
+            .map_err(Taken::of)
     }
 
     /// Takes a connection's tuples out of the index, both in one step: no look-up that starts later finds it. Returns
@@ -387,6 +417,13 @@ impl Table {
     pub fn remove(&self, entry: Entry<'_>, original: &Key, reply: &Key) -> bool {
         let (first, second) = self.pair(entry, original, reply);
         self.index.remove(first, second)
+    }
+
+    /// As [`Table::remove`], with the hashes of both tuples, which differ.
+    #[inline]
+    pub fn remove4(&self, entry: Entry<'_>, [original, reply]: [u64; 2]) -> bool {
+        let second = (reply, entry.reference(REPLY).0);
+        self.index.remove((original, entry.reference(ORIGINAL).0), Some(second))
     }
 
     /// What the index is to hold of a connection: hash and reference of each tuple.

@@ -32,6 +32,17 @@ impl Rewrite4 {
         Self { addresses: to.0, ports: to.1, l3_delta, l4_delta }
     }
 
+    /// The way back, to `to`, addresses and ports: what it adds to the sums is what the way there takes off.
+    #[inline]
+    pub const fn reversed(&self, to: (u64, u32)) -> Self {
+        const fn negative(delta: u16) -> u16 {
+            // In ones' complement; all ones are 0 too.
+            if delta == 0 { 0 } else { !delta }
+        }
+        let (l3_delta, l4_delta) = (negative(self.l3_delta), negative(self.l4_delta));
+        Self { addresses: to.0, ports: to.1, l3_delta, l4_delta }
+    }
+
     /// Stores the translation into the packet in `frame` that `parsed` is of, takes one from its TTL, and updates its
     /// checksums.
     ///

@@ -25,6 +25,7 @@ mod ovs;
 mod reload;
 mod tcp;
 mod tools;
+mod usual;
 mod zones;
 
 use erhu_testbed::packet::{arp_request, tcp};

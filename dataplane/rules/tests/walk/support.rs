@@ -6,7 +6,7 @@ use erhu_planes::program::{
     Action, AddressRange, Chain, DestinationChoice, Dnat, Encapsulation, Hook, Interface, Match, MatchKey,
     PolicyVerdict, PortRange, Position, Prefix, Program, RejectKind, Rule, Snat, SourceChoice, Zone, states,
 };
-use erhu_rules::{Effects, Facts, Rules, Verdict};
+use erhu_rules::{Effects, Facts, Keys, Packet4, Rules, Verdict};
 
 /// What a walk shows to the outside.
 #[derive(Debug, PartialEq)]
@@ -33,6 +33,11 @@ pub enum Ending {
 pub fn compiled(rules: &Rules, hook: Hook, facts: &Facts) -> Outcome {
     let (mut effects, mut counted) = (Effects::default(), Vec::new());
     let verdict = rules.run(hook, facts, &mut effects, &mut |counter| counted.push(counter));
+    if let Some(mut keys) = keys(facts) {
+        let (mut others, mut counts) = (Effects::default(), Vec::new());
+        let same = rules.run_keys(hook, &mut keys, &mut others, &mut |counter| counts.push(counter));
+        assert_eq!((same, others, &counts), (verdict, effects, &counted), "{facts:?}");
+    }
     Outcome {
         ending: match verdict {
             Verdict::Snat { action } => Ending::Snat(rules.snat(action).clone()),
@@ -47,6 +52,28 @@ pub fn compiled(rules: &Rules, hook: Hook, facts: &Facts) -> Outcome {
         counted,
         decided_by: effects.decided_by.map(|rule| rules.place(rule)),
     }
+}
+
+/// The same facts as numbers, where they are those of a sound IPv4 packet.
+fn keys(facts: &Facts) -> Option<Keys> {
+    let Facts { ingress: Some(ingress), zone: Some(zone), src: IpAddr::V4(src), dst: IpAddr::V4(dst), .. } = *facts
+    else {
+        return None;
+    };
+    let ports = match (facts.proto, facts.icmp) {
+        (1, Some((kind, code))) if !facts.has_ports => (0, u16::from(kind) << 8 | u16::from(code)),
+        (6 | 17, None) if facts.has_ports => (facts.sport, facts.dport),
+        _ => return None,
+    };
+    let addresses = (src.into(), dst.into());
+    let (proto, state, mark) = (facts.proto, facts.state, facts.mark);
+    let mut keys = Keys::of(&Packet4 { ingress, zone, addresses, proto, ports, state, mark });
+    match (facts.egress, facts.egress_zone) {
+        (Some(egress), Some(zone)) => keys.set_egress(egress, zone),
+        (None, None) => {}
+        _ => return None,
+    }
+    Some(keys)
 }
 
 /// Runs the program itself.
