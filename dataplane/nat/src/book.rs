@@ -17,7 +17,7 @@ use crate::random::Hasher;
 pub const REFERENCES: u32 = (1 << 26) - 2;
 
 /// Per cent of the places that are used when all connections have a mapping of their own.
-const LOAD: u64 = 80;
+const LOAD: u64 = 85;
 
 /// Connections that it is for at least: fewer would leave too little room for hosts, which are counted by lock.
 const FEWEST: u32 = 1 << 15;

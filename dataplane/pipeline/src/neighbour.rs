@@ -21,8 +21,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
+use zerocopy::{FromZeros, KnownLayout};
 
 use crate::policy::{Interface, Policy};
+use crate::shared::zeroed;
 
 /// Adjacencies in all.
 pub const ADJACENCIES: usize = 65_536;
@@ -52,7 +54,7 @@ pub fn unpack_mac(word: u64) -> [u8; 6] {
 }
 
 /// One next hop on one interface.
-#[derive(Debug)]
+#[derive(Debug, FromZeros, KnownLayout)]
 #[repr(C, align(64))]
 pub struct Adjacency {
     /// Destination MAC, and whether it is known.
@@ -74,22 +76,6 @@ pub struct Adjacency {
     _pad: [AtomicU32; 5],
 }
 const _: () = assert!(size_of::<Adjacency>() == 64);
-
-impl Default for Adjacency {
-    fn default() -> Self {
-        Self {
-            state: AtomicU64::new(0),
-            source: AtomicU64::new(0),
-            egress: AtomicU64::new(0),
-            references: AtomicU32::new(0),
-            waiting: AtomicU32::new(0),
-            asked: AtomicU32::new(0),
-            since: AtomicU32::new(0),
-            round: AtomicU32::new(0),
-            _pad: Default::default(),
-        }
-    }
-}
 
 /// What a frame needs to leave by an adjacency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,9 +347,16 @@ impl Default for Adjacencies {
 
 impl Adjacencies {
     /// Room for that many.
+    ///
+    /// # Panics
+    /// If there is no address space.
     pub fn new(capacity: usize) -> Self {
-        let lines = (0..capacity).map(|_| Adjacency::default()).collect();
-        Self { lines, nowhere: Adjacency::default(), book: Mutex::default(), moves: AtomicU32::new(0) }
+        Self {
+            lines: zeroed(capacity),
+            nowhere: Adjacency::new_zeroed(),
+            book: Mutex::default(),
+            moves: AtomicU32::new(0),
+        }
     }
 
     /// The adjacency of a number; numbers that were never given lead to an empty one.

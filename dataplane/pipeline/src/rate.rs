@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use zerocopy::{FromZeros, KnownLayout};
+
 /// A token bucket as one word (GCRA): the theoretical arrival time of the next conforming event, nanoseconds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros, KnownLayout)]
+#[repr(C)]
 pub struct RateLimit {
     next_ns: AtomicU64,
 }

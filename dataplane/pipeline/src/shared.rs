@@ -9,6 +9,7 @@ use erhu_planes::events::EventsRegion;
 use erhu_planes::protocol::Counted;
 use erhu_planes::stats::StatsRegion;
 use erhu_table::Table;
+use zerocopy::{FromZeros, KnownLayout};
 
 use crate::neighbour::Adjacencies;
 use crate::policy::Policy;
@@ -73,7 +74,8 @@ impl Job {
 }
 
 /// Per-zone state of admission, over all workers.
-#[derive(Debug, Default)]
+#[derive(Debug, FromZeros, KnownLayout)]
+#[repr(C)]
 pub struct ZoneAccount {
     /// Living connections with the original tuple here.
     pub live_original: AtomicU32,
@@ -83,6 +85,17 @@ pub struct ZoneAccount {
     pub rate: RateLimit,
     /// ICMP errors per second.
     pub icmp: RateLimit,
+}
+
+/// An array of zeros. Where the type asks for no large alignment, pages are taken as they are written.
+///
+/// # Panics
+/// If there is no address space for it.
+pub(crate) fn zeroed<T: FromZeros>(count: usize) -> Box<[T]>
+where
+    [T]: KnownLayout<PointerMetadata = usize>,
+{
+    <[T]>::new_box_zeroed_with_elems(count).expect("megabytes of address space")
 }
 
 /// Everything that workers share.
@@ -131,7 +144,7 @@ impl<B> Shared<B> {
             events,
             ports,
             ids_in_order: false,
-            accounts: (0..=u16::MAX).map(|_| ZoneAccount::default()).collect(),
+            accounts: zeroed(1 << 16),
             reserved_free: AtomicI64::new(0),
             policy: Mutex::new(None),
             generation: AtomicU32::new(0),

@@ -329,7 +329,7 @@ fn find_candidates(table: &Table, metas: &mut [Meta]) -> bool {
     missing
 }
 
-/// The same for those that found their home bucket full: at capacity one connection in 25. Returns how many packets
+/// The same for those that found their home bucket full: at capacity one connection in 17. Returns how many packets
 /// seem to be the first of a connection.
 #[inline(never)]
 fn find_displaced(table: &Table, metas: &mut [Meta]) -> usize {

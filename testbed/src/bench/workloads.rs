@@ -168,6 +168,7 @@ pub const ALL: [Workload; 24] = [
         &[
             no_more("a TCP connection, all included", Unit::Bytes, 320.0, 256.0),
             no_more("a UDP connection, all included", Unit::Bytes, 256.0, 224.0),
+            shown("a router with 4096 connections", Unit::Bytes),
         ],
         footprint::connections,
     )),
