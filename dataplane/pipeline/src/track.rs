@@ -106,9 +106,18 @@ impl<P: Buffers> Worker<P> {
     fn track_tcp(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
         let relaxed = Ordering::Relaxed;
         let entry = self.shared.table.entry(reference);
-        let (Some(line), Some(segment)) = (entry.tcp(), segment(frame, meta)) else { return Outcome::Invalid };
         let direction = reference.direction();
+        let Some(line) = entry.tcp() else { return Outcome::Invalid };
         let timeouts = self.policy.timeouts_numbered(line.policy.load(relaxed));
+        let l4 = frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end)).unwrap_or_default();
+        if let Some(is_shorter) = tcp::step_plain(line, direction, l4, timeouts) {
+            count(&entry.side(direction), self.clock.tick, meta.parsed.length);
+            if is_shorter && line.timeout.load(relaxed) < TIMER_LEAD {
+                arm(self.wheel.as_mut(), &self.shared.table, entry, self.clock.tick);
+            }
+            return Outcome::Accept;
+        }
+        let Some(segment) = Segment::parse(l4) else { return Outcome::Invalid };
         let step = tcp::step(line, direction, &segment, timeouts);
         if matches!(step.outcome, tcp::Outcome::Accept | tcp::Outcome::KillAccept) {
             let hot = entry.side(direction);

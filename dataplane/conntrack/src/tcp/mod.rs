@@ -193,6 +193,29 @@ pub fn retrack(line: &TcpLine, mode: Tracking) {
     }
 }
 
+/// As [`step`], for what nearly all packets of an assured connection are, given from the TCP header to the end of the IP
+/// packet: it is accepted and changes neither state nor status. Says whether the idle timeout is shorter than before.
+/// `None`: [`step`] has to judge, nothing was changed.
+#[inline(always)]
+pub fn step_plain(line: &TcpLine, dir: usize, l4: &[u8], timeouts: &Timeouts) -> Option<bool> {
+    let dir = usize::from(dir != 0);
+    let is_usual = line.state.load(Relaxed) == TcpState::Established as u8
+        && line.status.load(Relaxed) == REPLIED | SURE
+        && line.mode.load(Relaxed) != Tracking::Asymmetric as u8;
+    let segment = Segment::parse_plain(l4).filter(|_| is_usual)?;
+    if !window::judge_plain(line, dir, &segment) {
+        return None;
+    }
+    line.last_index.store(PacketClass::Ack as u8, Relaxed);
+    line.last_dir.store(u8::from(dir != 0), Relaxed);
+    let timeout = timeout::choose(line, PacketClass::Ack, TcpState::Established, timeouts);
+    let before = line.timeout.load(Relaxed);
+    if before != timeout {
+        line.timeout.store(timeout, Relaxed);
+    }
+    Some(timeout < before)
+}
+
 /// Takes a later packet of direction `dir` (0 original, 1 reply). `timeouts` are those of the policy that the line
 /// names.
 ///

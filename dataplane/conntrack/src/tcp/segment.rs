@@ -90,6 +90,30 @@ impl<'p> Segment<'p> {
         })
     }
 
+    /// Reads a segment that carries an acknowledgement, perhaps data, perhaps time stamps (RFC 7323 section 3.2, laid out
+    /// as appendix A there suggests), and nothing else: no SYN, FIN, RST, no other option. `None` of all others. Flags
+    /// and options are left out of it.
+    #[inline(always)]
+    pub fn parse_plain(l4: &'p [u8]) -> Option<Self> {
+        const TIME_STAMPS: [u8; 4] = [1, 1, 8, 10];
+        let (fixed, rest) = l4.split_first_chunk::<FIXED>()?;
+        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let controls = flag::SYN | flag::FIN | flag::RST | flag::ACK;
+        let options = match fixed[12] >> 4 {
+            5 => 0,
+            8 if rest.first_chunk() == Some(&TIME_STAMPS) => 12,
+            _ => return None,
+        };
+        if fixed[13] & controls != flag::ACK {
+            return None;
+        }
+        let bytes = u32::try_from(rest.len().checked_sub(options)?).ok()?;
+        let seq = word(4);
+        let (ack, end) = (word(8), seq.wrapping_add(bytes));
+        let window = u16::from_be_bytes([fixed[14], fixed[15]]);
+        Some(Self { class: PacketClass::Ack, flags: flag::ACK, window, seq, ack, end, options: &[] })
+    }
+
     /// Whether all of these flags are set.
     #[inline]
     pub(super) const fn has(&self, flags: u8) -> bool {

@@ -99,29 +99,73 @@ pub(super) fn judge(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> Judgem
     if (!plain || line.max_window[me].load(Relaxed) == 0) && prepare(line, me, segment, &mut numbers) {
         return Judgement::Within;
     }
-    let Numbers { seq, end, ack, sack } = numbers;
-    let (my_end, my_max_end) = (line.end[me].load(Relaxed), line.max_end[me].load(Relaxed));
-    let (peer_end, peer_window) = (line.end[peer].load(Relaxed), line.max_window[peer].load(Relaxed));
-    let my_window = line.max_window[me].load(Relaxed);
+    let known = Known::of(line, me);
+    let right = known.right(&numbers);
+    if right != ALL_RIGHT {
+        return Judgement::Beyond(beyond(line, me, &known, &numbers, right));
+    }
+    note(line, me, &known, &numbers, segment);
+    Judgement::Within
+}
 
-    // Rule 4 (I), rule 5 (III), rule 6 (II), rule 7 (IV).
-    let seq_right = before(seq, my_max_end.wrapping_add(1));
-    let ack_right = before(sack, peer_end.wrapping_add(1));
-    let reaches = after(end, my_end.wrapping_sub(peer_window).wrapping_sub(1));
-    let ack_recent = after(sack, peer_end.wrapping_sub(my_window.max(OLD_ACK)).wrapping_sub(1));
-    if !(seq_right && ack_right && ack_recent && (reaches || peer_window == 0)) {
-        let overshoot = end.wrapping_sub(my_max_end).wrapping_add(1);
-        let tolerable = peer_window != 0 && reaches && ack_recent && ack_right && overshoot <= peer_window;
-        return Judgement::Beyond(beyond(
-            line,
-            me,
-            end,
-            [seq_right, ack_right, reaches || peer_window == 0],
-            tolerable,
-        ));
+/// Judges a segment without SYN, FIN, RST and SACK, whose sender is known, and takes note of it. `false`: it is beyond a
+/// bound, or its sender is not known, and nothing was changed.
+#[inline(always)]
+pub(super) fn judge_plain(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> bool {
+    let me = dir & 1;
+    let numbers = Numbers { seq: segment.seq, end: segment.end, ack: segment.ack, sack: segment.ack };
+    let known = Known::of(line, me);
+    let is_within = known.my_window != 0 && known.right(&numbers) == ALL_RIGHT;
+    if is_within {
+        note(line, me, &known, &numbers, segment);
+    }
+    is_within
+}
+
+/// What is known of the sender and of its peer.
+struct Known {
+    my_end: u32,
+    my_max_end: u32,
+    my_window: u32,
+    peer_end: u32,
+    peer_window: u32,
+}
+
+/// Rules 4 to 7 hold: bits of I, III, II, IV, in the order in which they are asked.
+const ALL_RIGHT: u8 = 0b1111;
+
+impl Known {
+    #[inline(always)]
+    fn of(line: &TcpLine, me: usize) -> Self {
+        let (me, peer) = (me & 1, (me & 1) ^ 1);
+        Self {
+            my_end: line.end[me].load(Relaxed),
+            my_max_end: line.max_end[me].load(Relaxed),
+            my_window: line.max_window[me].load(Relaxed),
+            peer_end: line.end[peer].load(Relaxed),
+            peer_window: line.max_window[peer].load(Relaxed),
+        }
     }
 
-    // Rule 8: what the segment says of its sender, and of what the receiver may send.
+    /// Which of rule 4 (I), rule 5 (III), rule 6 (II) and rule 7 (IV) hold.
+    #[inline(always)]
+    fn right(&self, numbers: &Numbers) -> u8 {
+        let seq_right = before(numbers.seq, self.my_max_end.wrapping_add(1));
+        let ack_right = before(numbers.sack, self.peer_end.wrapping_add(1));
+        let reaches = after(numbers.end, self.my_end.wrapping_sub(self.peer_window).wrapping_sub(1));
+        let oldest = self.peer_end.wrapping_sub(self.my_window.max(OLD_ACK)).wrapping_sub(1);
+        let ack_recent = after(numbers.sack, oldest);
+        let reaches = reaches | (self.peer_window == 0);
+        u8::from(seq_right) | u8::from(ack_right) << 1 | u8::from(reaches) << 2 | u8::from(ack_recent) << 3
+    }
+}
+
+/// Rules 8 and 9: what a segment says of its sender, and of what the receiver may send.
+#[inline(always)]
+fn note(line: &TcpLine, me: usize, before_it: &Known, numbers: &Numbers, segment: &Segment<'_>) {
+    let (me, peer) = (me & 1, (me & 1) ^ 1);
+    let Numbers { end, ack, sack, .. } = *numbers;
+    let Known { my_end, my_max_end, my_window, peer_end, peer_window } = *before_it;
     let raw = u32::from(segment.window);
     let window = if segment.has(flag::SYN) { raw } else { raw << (line.scale[me].load(Relaxed) & 15) };
     let offered = window.wrapping_add(sack.wrapping_sub(ack));
@@ -159,7 +203,6 @@ pub(super) fn judge(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> Judgem
     if segment.class == PacketClass::Ack {
         count_repeats(line, me, segment);
     }
-    Judgement::Within
 }
 
 /// What precedes the bounds for segments that are no plain data of a side that is known. `true`: accepted at once.
@@ -249,16 +292,19 @@ pub(super) fn offered(segment: &Segment<'_>) -> (u8, u8) {
 /// Beyond I by no more than a window: a sender that sends more than it may. Its peer's acknowledgement must not be
 /// beyond III afterwards, so the line takes note of the end.
 #[cold]
-fn beyond(line: &TcpLine, me: usize, end: u32, right: [bool; 3], tolerable: bool) -> Bound {
-    match right {
-        [false, ..] if tolerable => {
-            line.end[me].store(end, Relaxed);
+fn beyond(line: &TcpLine, me: usize, known: &Known, numbers: &Numbers, right: u8) -> Bound {
+    let overshoot = numbers.end.wrapping_sub(known.my_max_end).wrapping_add(1);
+    let is_only_one = right | 0b0001 == ALL_RIGHT;
+    let tolerable = known.peer_window != 0 && is_only_one && overshoot <= known.peer_window;
+    match right.trailing_ones() {
+        0 if tolerable => {
+            line.end[me].store(numbers.end, Relaxed);
             line.flags[me].store(line.flags[me].load(Relaxed) | side::UNACKNOWLEDGED, Relaxed);
             Bound::Overshoot
         }
-        [false, ..] => Bound::SeqAbove,
-        [_, false, _] => Bound::AckAbove,
-        [_, _, false] => Bound::SeqBelow,
+        0 => Bound::SeqAbove,
+        1 => Bound::AckAbove,
+        2 => Bound::SeqBelow,
         _ => Bound::AckBelow,
     }
 }
