@@ -136,17 +136,17 @@ impl<P: Buffers> Worker<P> {
     #[inline(never)]
     fn after_segment(&mut self, reference: Reference, step: &tcp::Step) -> Outcome {
         let relaxed = Ordering::Relaxed;
-        let shared = self.shared();
-        let entry = shared.table.entry(reference);
+        let table = &self.shared.table;
+        let entry = table.entry(reference);
         let (cold, tick) = (entry.cold(), self.clock.tick);
         if let Some(bound) = step.beyond {
             self.tally.count(counter(bound));
         }
         if step.shortened && entry.timeout().load(relaxed) < TIMER_LEAD {
-            arm(self.wheel.as_mut(), &shared.table, entry, tick);
+            arm(self.wheel.as_mut(), table, entry, tick);
         }
         if let Some(limit) = step.lower_to {
-            lower_to(self.wheel.as_mut(), &shared.table, entry, tick, limit);
+            lower_to(self.wheel.as_mut(), table, entry, tick, limit);
         }
         if step.set_status != 0 {
             cold.status.store(cold.status.load(relaxed) | step.set_status, relaxed);

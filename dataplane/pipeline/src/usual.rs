@@ -24,7 +24,7 @@ use erhu_planes::program::{Hook, PortRange, SourceChoice, states};
 use erhu_planes::tuple::{Key4, proto};
 use erhu_planes::{Counter, DropReason, TICKS_PER_SECOND};
 use erhu_route::Found;
-use erhu_rules::{Effects, Keys, Packet4, Verdict};
+use erhu_rules::{Effects, Keys, Verdict};
 use erhu_table::{Entry, Reference, Slot};
 use erhu_wire::{Kind, ipv4, is_unforwardable_v4};
 
@@ -107,15 +107,7 @@ impl<P: Buffers> Worker<P> {
         {
             return None;
         }
-        let mut keys = Keys::of(&Packet4 {
-            ingress: ingress.index,
-            zone: meta.zone,
-            addresses: (src, dst),
-            proto: meta.parsed.proto,
-            ports: meta.key.ports(),
-            state: states::NEW,
-            mark: meta.mark,
-        });
+        let mut keys = Keys::of(&meta.packet(ingress, states::NEW));
         keys.set_egress(egress.index, egress.zone);
         self.connmark.set(None);
         // From here on rules have counted.

@@ -14,7 +14,7 @@ use erhu_planes::tuple::{
     FAMILY_V4, FAMILY_V6, Key, Key4, Key6, is_icmp, pack_low, unpack_ports, unpack_v4, unpack_v6,
 };
 use erhu_planes::{Counter, DropReason, Tuple};
-use erhu_rules::{Effects, Facts, Verdict};
+use erhu_rules::{Effects, Facts, Packet4, Verdict};
 use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
 use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, ethernet};
 
@@ -280,6 +280,20 @@ impl Meta {
         }
     }
 
+    /// What rules see of it as it came in by an interface, of a packet whose way is [`Way::LookUp`].
+    #[inline(always)]
+    pub fn packet(&self, interface: &Interface, state: u8) -> Packet4 {
+        Packet4 {
+            ingress: interface.index,
+            zone: self.zone,
+            addresses: self.key.addresses(),
+            proto: self.parsed.proto,
+            ports: self.key.ports(),
+            state,
+            mark: self.mark,
+        }
+    }
+
     /// What rules see of it, as it came in.
     pub fn facts(&self, policy: &Policy, state: u8) -> Facts {
         let (src, dst) = self.addresses();
@@ -501,7 +515,7 @@ impl<P: Buffers> Worker<P> {
         let places = metas.get_mut(..burst.len()).unwrap_or_default();
         self.look(port, burst, places);
         if self.policy.arrivals(port).have_raw() {
-            places.iter_mut().for_each(|meta| self.raw(meta));
+            places.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
         }
         self.decide(burst, places);
         self.metas = metas;
@@ -660,13 +674,20 @@ impl<P: Buffers> Worker<P> {
         self.finish(buffer, meta, fate);
     }
 
-    /// Raw rules, for packets of interfaces that have any.
-    #[cold]
-    fn raw(&mut self, meta: &mut Meta) {
-        let has_raw = self.policy.interface(meta.slot).is_some_and(|i| i.has_raw);
-        if !has_raw || !matches!(meta.way, Way::LookUp | Way::LookUp6 | Way::Slow) {
-            return;
+    /// Whether raw rules may do something to a packet.
+    #[inline(always)]
+    fn raw_is_about(&self, meta: &Meta) -> bool {
+        let Some(interface) = self.policy.interface(meta.slot).filter(|i| i.has_raw) else { return false };
+        match meta.way {
+            Way::LookUp => self.policy.rules.raw_rules_about(&meta.packet(interface, 0)),
+            Way::LookUp6 | Way::Slow => true,
+            Way::Arp | Way::Discovery | Way::Drop(_) => false,
         }
+    }
+
+    /// Raw rules.
+    #[cold]
+    fn raw(&self, meta: &mut Meta) {
         let facts = meta.facts(&self.policy, 0);
         let (verdict, effects) = self.run_hook(Hook::Raw, &facts);
         meta.mark = effects.mark;

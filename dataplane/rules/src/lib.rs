@@ -57,6 +57,7 @@ mod fields;
 mod index;
 mod published;
 mod search;
+mod sieve;
 mod spans;
 
 use std::net::IpAddr;
@@ -70,6 +71,7 @@ use checks::{Compiled, Gate, Step, Store, gates, offset, state_of};
 use fields::{ABSENT, Conditions, Field};
 use index::Index;
 use published::Published;
+use sieve::Sieves;
 use spans::contains;
 
 /// A program's rules, ready to be run. Immutable; workers share it.
@@ -82,6 +84,8 @@ pub struct Rules {
     positions: Vec<Position>,
     /// By interface: whether the walk of `raw` can do anything to its packets.
     raw: Vec<bool>,
+    /// And to which of them.
+    sieves: Sieves,
     published: Published,
 }
 
@@ -120,18 +124,18 @@ impl Rules {
             let gates = gates(&compiled);
             (List { index: Index::build(&conditions, total), gates, rules: compiled }, conditions)
         };
-        let mut raw = Vec::new();
+        let (mut raw, mut sieves) = (Vec::new(), Sieves::default());
         let mut hooks = Vec::with_capacity(Hook::COUNT);
         for (index, hook) in program.hooks.iter().enumerate() {
             let (list, conditions) = compile(&hook.rules);
             let hook = HookList::new(hook, list);
             if index == Hook::Raw.index() {
-                raw = touched_by_raw(program, &hook, &conditions);
+                (raw, sieves) = touched_by_raw(program, &hook, &conditions);
             }
             hooks.push(hook);
         }
         let chains = program.chains.iter().map(|chain| compile(&chain.rules).0).collect();
-        Self { store, hooks, chains, positions, raw, published: Published::of(program) }
+        Self { store, hooks, chains, positions, raw, sieves, published: Published::of(program) }
     }
 
     /// Runs a hook for a packet. Named counters that it hits go to `counted`, by their index in the program, as often
@@ -189,6 +193,13 @@ impl Rules {
     /// policy there is to accept.
     pub fn raw_rules_for(&self, ingress: u16) -> bool {
         self.raw.get(usize::from(ingress)).copied().unwrap_or(!self.is_empty(Hook::Raw))
+    }
+
+    /// Whether `raw` has to run for a packet of an interface for which it may have to run at all: false if none of its
+    /// rules matches the packet and its policy there is to accept. The other way round it may err.
+    #[inline]
+    pub fn raw_rules_about(&self, packet: &Packet4) -> bool {
+        self.sieves.let_through(packet)
     }
 
     /// Whether running a hook would do nothing: it has no rule with an effect, and accepts in every zone.
@@ -349,11 +360,13 @@ impl HookList {
     }
 }
 
-/// By interface: whether some rule of `raw` can match its packets, or the policy is not to accept them.
-fn touched_by_raw(program: &Program, hook: &HookList, rules: &[Conditions]) -> Vec<bool> {
+/// By interface: whether some rule of `raw` can match its packets, or the policy is not to accept them. And the sieves.
+fn touched_by_raw(program: &Program, hook: &HookList, rules: &[Conditions]) -> (Vec<bool>, Sieves) {
     let interfaces = &program.interfaces;
-    let mut touched: Vec<bool> =
+    let not_accepted: Vec<bool> =
         interfaces.iter().map(|i| hook.policy(Some(i.zone)) != PolicyVerdict::Accept).collect();
+    let mut touched = not_accepted.clone();
+    let mut about = Vec::with_capacity(rules.len());
     let by_index: Vec<(u32, usize)> = (0..).zip(0..interfaces.len()).collect();
     let mut by_zone: Vec<(u32, usize)> =
         interfaces.iter().enumerate().map(|(at, i)| (u32::from(i.zone), at)).collect();
@@ -361,26 +374,42 @@ fn touched_by_raw(program: &Program, hook: &HookList, rules: &[Conditions]) -> V
     let all = [(0, u32::MAX)];
     let mut left = touched.iter().filter(|touched| !**touched).count();
     for rule in rules {
-        if left == 0 {
-            break;
-        }
         let spans = |field| rule.field(field).map_or(&all[..], |condition| &condition.narrow);
         if !contains(spans(Field::Egress), ABSENT) || !contains(spans(Field::EgressZone), ABSENT) {
             continue;
         }
         let (ingress, zone) = (spans(Field::Ingress), spans(Field::Zone));
+        if ingress == &all[..] && zone == &all[..] {
+            touched.fill(true);
+            left = 0;
+            about.push((rule, Vec::new()));
+            continue;
+        }
         let (here, there) = (within(&by_index, ingress), within(&by_zone, zone));
         let fewer: Box<dyn Iterator<Item = usize>> =
             if here.clone().count() <= there.clone().count() { Box::new(here) } else { Box::new(there) };
+        let mut its = Vec::new();
         for at in fewer {
             let zone_of = u32::from(interfaces[at].zone);
-            if !touched[at] && contains(ingress, offset(at)) && contains(zone, zone_of) {
-                touched[at] = true;
-                left -= 1;
+            if contains(ingress, offset(at)) && contains(zone, zone_of) {
+                if its.len() <= sieve::FEW {
+                    its.push(at);
+                }
+                if !touched[at] {
+                    touched[at] = true;
+                    left -= 1;
+                }
+            }
+            if left == 0 && its.len() > sieve::FEW {
+                break;
             }
         }
+        if !its.is_empty() {
+            about.push((rule, its));
+        }
     }
-    touched
+    let sieves = Sieves::of(&about, &not_accepted);
+    (touched, sieves)
 }
 
 /// What belongs to the keys in a set, out of pairs sorted by key.

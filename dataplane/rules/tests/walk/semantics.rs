@@ -6,7 +6,7 @@ use erhu_planes::program::{
     Action, AddressRange, Chain, Hook, Match, MatchKey, PolicyVerdict, PortRange, Position, Program, RejectKind,
     Rule, Snat, SourceChoice, states,
 };
-use erhu_rules::{Facts, Rules, Verdict};
+use erhu_rules::{Facts, Packet4, Rules, Verdict};
 
 use crate::support::{Ending, Outcome, base, compiled};
 
@@ -333,6 +333,27 @@ fn translations_come_out_as_they_went_in() {
     assert_eq!(ending(2), Ending::Snat(snat(1)));
     let verdict = Verdict::Masquerade { ports: Some(PortRange { first: 5, last: 6 }), random: true };
     assert_eq!(ending(3), Ending::Verdict(verdict));
+}
+
+#[test]
+fn raw_is_run_for_hardly_a_packet_that_its_rules_do_not_name() {
+    let addresses =
+        |n: u8| MatchKey::Source(vec![AddressRange { first: [10, n, 0, 0].into(), last: [10, n, 0, 255].into() }]);
+    let rules =
+        (0..200).map(|n| rule(&[is(addresses(n)), is(MatchKey::Protocol(vec![17]))], &[Action::Drop])).collect();
+    let rules = Rules::compile(&program(Hook::Raw, rules, vec![]));
+    let packet = |source: u32| Packet4 {
+        ingress: 1,
+        zone: 1,
+        addresses: (source, 1),
+        proto: 17,
+        ports: (1, 2),
+        state: 0,
+        mark: 0,
+    };
+    assert!((0..200).all(|n| rules.raw_rules_about(&packet(0x0a00_0007 | n << 16))));
+    let others = (0..10_000).filter(|n| rules.raw_rules_about(&packet(0x0b00_0000 + (n << 16)))).count();
+    assert!(others < 10_000 / 10, "{others} of 10 000");
 }
 
 #[test]

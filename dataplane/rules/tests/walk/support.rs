@@ -54,8 +54,8 @@ pub fn compiled(rules: &Rules, hook: Hook, facts: &Facts) -> Outcome {
     }
 }
 
-/// The same facts as numbers, where they are those of a sound IPv4 packet.
-fn keys(facts: &Facts) -> Option<Keys> {
+/// The same facts before routing, where they are those of a sound IPv4 packet.
+pub fn packet(facts: &Facts) -> Option<Packet4> {
     let Facts { ingress: Some(ingress), zone: Some(zone), src: IpAddr::V4(src), dst: IpAddr::V4(dst), .. } = *facts
     else {
         return None;
@@ -67,7 +67,12 @@ fn keys(facts: &Facts) -> Option<Keys> {
     };
     let addresses = (src.into(), dst.into());
     let (proto, state, mark) = (facts.proto, facts.state, facts.mark);
-    let mut keys = Keys::of(&Packet4 { ingress, zone, addresses, proto, ports, state, mark });
+    Some(Packet4 { ingress, zone, addresses, proto, ports, state, mark })
+}
+
+/// The same as numbers.
+fn keys(facts: &Facts) -> Option<Keys> {
+    let mut keys = Keys::of(&packet(facts)?);
     match (facts.egress, facts.egress_zone) {
         (Some(egress), Some(zone)) => keys.set_egress(egress, zone),
         (None, None) => {}
