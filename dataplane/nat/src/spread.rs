@@ -5,10 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use erhu_planes::program::AddressRange;
+use erhu_planes::program::{AddressRange, limits};
 
 use crate::lock;
 use crate::pools::PoolState;
+
+/// Addresses of one family that a list takes: as many as a program may give to a pool. What is kept of each place is
+/// allocated at once, so a prefix of IPv6 must not decide how much that is.
+#[expect(clippy::cast_possible_truncation, reason = "it is compared below")]
+const MOST: u32 = limits::POOL_ADDRESSES as u32;
+const _: () = assert!(MOST as u64 == limits::POOL_ADDRESSES);
 
 /// An address as a number of its family.
 pub fn number(address: IpAddr) -> u128 {
@@ -53,13 +59,13 @@ pub struct AddressList {
 }
 
 impl AddressList {
-    /// The addresses of one family among ranges; `None` if there are none. Places beyond `u32` are left out.
+    /// The addresses of one family among ranges; `None` if there are none. Those beyond [`MOST`] are left out.
     pub fn new(ranges: &[AddressRange], v6: bool) -> Option<Self> {
         let mut list = Self { v6, ranges: Vec::new(), sorted: Vec::new(), count: 0 };
         let mut cover = Cover::default();
         for range in ranges.iter().filter(|r| r.first.is_ipv6() == v6) {
             for (first, last) in cover.add(number(range.first), number(range.last)) {
-                let left = u128::from(u32::MAX - list.count);
+                let left = u128::from(MOST - list.count);
                 let count = (last - first).saturating_add(1).min(left);
                 if count != 0 {
                     list.ranges.push((first, list.count));
@@ -292,9 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_of_ipv6_does_not_overflow() {
+    fn the_whole_of_ipv6_neither_overflows_nor_takes_memory_for_each_address() {
         let all = range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
-        assert_eq!(AddressList::new(&[all, all], true).unwrap().len(), u32::MAX);
+        let small = range("2001:db8::1", "2001:db8::2");
+        let list = AddressList::new(&[small, all, all], true).unwrap();
+        assert_eq!(list.len(), MOST);
+        assert_eq!([list.get(0), list.get(2)], ["2001:db8::1", "::"].map(|a| a.parse::<IpAddr>().unwrap()));
+        let spread = Spread::new(Arc::default(), list);
+        assert!(spread.bytes() <= 13 * MOST as usize, "{} bytes", spread.bytes());
+        let last = (0..MOST).map(|_| spread.pick()).max();
+        assert_eq!(last, Some(MOST - 1), "each place once");
     }
 
     proptest! {
