@@ -46,8 +46,8 @@ pub mod unreachable {
 /// Longest packet of an error, from its IP header on (RFC 1812 section 4.3.2.3).
 pub const LONGEST_ERROR: usize = 576;
 
-/// Bytes of L4 that an error must quote (RFC 792).
-const QUOTED_L4: usize = 8;
+/// Bytes of L4 that an error must quote (RFC 792) to be of use.
+pub(crate) const QUOTED_L4: usize = 8;
 /// Offset of a TCP segment's checksum.
 const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
 
@@ -105,15 +105,7 @@ pub fn parse_error(l3: &[u8], ihl: usize) -> Option<IcmpErrorV4> {
         return None;
     }
     let l4 = quote.get(inner_ihl..)?;
-    let ports = match ip.proto {
-        proto::TCP | proto::UDP => u32::from_le_bytes(*l4.first_chunk()?),
-        proto::ICMP => {
-            let (query, _) = Icmp::ref_from_prefix(l4).ok()?;
-            icmp_answer(proto::ICMP, query.icmp_type)?;
-            query.ports()
-        }
-        _ => return None,
-    };
+    let ports = quoted_ports(ip.proto, proto::ICMP, l4)?;
     let at = ihl + size_of::<Icmp>();
     let inner = InnerV4 {
         addresses: ip.addresses.get(),
@@ -145,7 +137,29 @@ pub fn rewrite_inner(l3: &mut [u8], ihl: usize, inner: &InnerV4, addresses: u64,
     let address_delta = delta64(ip.addresses.get(), addresses);
     ip.addresses.set(addresses);
     apply(&mut ip.checksum, address_delta);
-    match inner.proto {
+    translate_quoted(inner.proto, l4, address_delta, ports)?;
+    checksum::fill_l4(0, proto::ICMP, l3.get_mut(ihl..)?);
+    Some(())
+}
+
+/// Ports of a quoted packet as [`erhu_planes::tuple::pack_ports`] has them: of TCP, UDP or a query of its family's ICMP,
+/// which is protocol `icmp`. `None` for all others, errors among them.
+pub(crate) fn quoted_ports(protocol: u8, icmp: u8, l4: &[u8]) -> Option<u32> {
+    match protocol {
+        proto::TCP | proto::UDP => Some(u32::from_le_bytes(*l4.first_chunk()?)),
+        _ if protocol == icmp => {
+            let (query, _) = Icmp::ref_from_prefix(l4).ok()?;
+            icmp_answer(icmp, query.icmp_type)?;
+            Some(query.ports())
+        }
+        _ => None,
+    }
+}
+
+/// Stores the ports of a quoted packet, of an ICMP query only the identifier, and changes its checksum, where it is
+/// quoted, by that and by `address_delta`, the change of its addresses. `None` if it ends before that.
+pub(crate) fn translate_quoted(protocol: u8, l4: &mut [u8], address_delta: u16, ports: u32) -> Option<()> {
+    match protocol {
         proto::UDP => {
             let (udp, _) = Udp::mut_from_prefix(l4).ok()?;
             let delta = checksum::add(address_delta, delta32(udp.ports.get(), ports));
@@ -165,10 +179,11 @@ pub fn rewrite_inner(l3: &mut [u8], ihl: usize, inner: &InnerV4, addresses: u64,
             let id = id_of(ports);
             let delta = checksum::delta(&[query.id.get()], &[id]);
             query.id.set(id);
-            apply(&mut query.checksum, delta);
+            // That of ICMPv4 covers no addresses.
+            let of_addresses = if protocol == proto::ICMP { 0 } else { address_delta };
+            apply(&mut query.checksum, checksum::add(of_addresses, delta));
         }
     }
-    checksum::fill_l4(0, proto::ICMP, l3.get_mut(ihl..)?);
     Some(())
 }
 

@@ -3,15 +3,14 @@
 //! Errors are read and sent as RFC 4443 says, and translated as [`crate::icmp`] translates those of IPv4. Every ICMPv6
 //! checksum covers the addresses of its packet, those of quoted queries too.
 
-use std::mem::offset_of;
 use std::net::Ipv6Addr;
 
-use erhu_planes::tuple::{icmp_answer, proto};
+use erhu_planes::tuple::proto;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::checksum::{self, apply, apply_udp, delta_addresses6, delta32};
-use crate::header::{Icmp, Ipv6, Tcp, Udp};
-use crate::icmp::id_of;
+use crate::checksum::{self, apply, delta_addresses6};
+use crate::header::{Icmp, Ipv6};
+use crate::icmp::{QUOTED_L4, quoted_ports, translate_quoted};
 use crate::ipv6::{self, Addresses6, Chain, DEFAULT_HOP_LIMIT, LEAST_MTU, is_multicast, walk};
 
 /// Error: destination unreachable.
@@ -56,11 +55,6 @@ pub const UNRECOGNIZED_OPTION: u8 = 2;
 
 /// Longest packet of an error, from its IP header on (RFC 4443 section 2.4(c)).
 pub const LONGEST_ERROR: usize = LEAST_MTU as usize;
-
-/// Bytes of L4 that an error must quote to be of use.
-const QUOTED_L4: usize = 8;
-/// Offset of a TCP segment's checksum.
-const TCP_CHECKSUM: usize = offset_of!(Tcp, checksum);
 
 /// Whether a type is an error: a message about another packet, which it quotes (RFC 4443 section 2.1).
 #[inline]
@@ -127,15 +121,7 @@ pub fn parse_error(l3: &[u8], at: usize) -> Option<IcmpErrorV6> {
         _ => return None,
     };
     let l4 = quoted.get(inner_l4..).filter(|l4| l4.len() >= QUOTED_L4)?;
-    let ports = match protocol {
-        proto::TCP | proto::UDP => u32::from_le_bytes(*l4.first_chunk()?),
-        proto::ICMPV6 => {
-            let (query, _) = Icmp::ref_from_prefix(l4).ok()?;
-            icmp_answer(proto::ICMPV6, query.icmp_type)?;
-            query.ports()
-        }
-        _ => return None,
-    };
+    let ports = quoted_ports(protocol, proto::ICMPV6, l4)?;
     let start = at + size_of::<Icmp>();
     let inner = InnerV6 {
         addresses: ip.addresses(),
@@ -167,29 +153,7 @@ pub fn rewrite_inner(l3: &mut [u8], at: usize, inner: &InnerV6, addresses: &Addr
     }
     let address_delta = delta_addresses6(&ip.addresses(), addresses);
     ip.set_addresses(addresses);
-    match inner.proto {
-        proto::UDP => {
-            let (udp, _) = Udp::mut_from_prefix(l4).ok()?;
-            let delta = checksum::add(address_delta, delta32(udp.ports.get(), ports));
-            udp.ports.set(ports);
-            apply_udp(&mut udp.checksum, delta);
-        }
-        proto::TCP => {
-            let field = l4.first_chunk_mut()?;
-            let delta = checksum::add(address_delta, delta32(u32::from_le_bytes(*field), ports));
-            *field = ports.to_le_bytes();
-            if let Some(field) = l4.get_mut(TCP_CHECKSUM..).and_then(|rest| rest.first_chunk_mut()) {
-                apply(field, delta);
-            }
-        }
-        _ => {
-            let (query, _) = Icmp::mut_from_prefix(l4).ok()?;
-            let id = id_of(ports);
-            let delta = checksum::add(address_delta, checksum::delta(&[query.id.get()], &[id]));
-            query.id.set(id);
-            apply(&mut query.checksum, delta);
-        }
-    }
+    translate_quoted(inner.proto, l4, address_delta, ports)?;
     checksum::fill_l4_v6(l3, at, proto::ICMPV6);
     Some(())
 }
