@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use cli_fake::Fake;
 use erhu_planes::program::{
-    Action, AddressRange, Behaviour, Encapsulation, Hook, Interface, InterfaceAddress, Match, MatchKey,
-    PolicyVerdict, Pool, PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat,
-    SourceChoice, Zone, states,
+    Action, AddressRange, Encapsulation, Hook, Interface, InterfaceAddress, Match, MatchKey, PolicyVerdict, Pool,
+    PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice, Zone, states,
 };
 use erhu_planes::protocol::{NeighbourStatus, PoolStatus};
 use erhu_planes::stats::Directory;
@@ -44,19 +43,7 @@ fn program() -> Program {
     p.routes.push(Route { zone: 1, prefix: default, target: RouteTarget::Zone(0), metric: 0 });
     let via = RouteTarget::Via("198.51.100.1".parse().unwrap());
     p.routes.push(Route { zone: 0, prefix: default, target: via, metric: 5 });
-    p.pools.push(Pool {
-        name: "blue-public".into(),
-        addresses: vec![range("198.51.100.10", "198.51.100.11")],
-        ports: PortRange { first: 1024, last: 65535 },
-        mapping: Behaviour::EndpointIndependent,
-        filtering: Behaviour::AddressPortDependent,
-        preserve_port: true,
-        parity: true,
-        paired: true,
-        reuse_delay_ms: 0,
-        hairpin: true,
-        zone: 0,
-    });
+    p.pools.push(Pool::new("blue-public", vec![range("198.51.100.10", "198.51.100.11")]));
     p.counters.push("mail".into());
     let ports = vec![PortRange { first: 25, last: 25 }, PortRange { first: 465, last: 587 }];
     p.hooks[Hook::Forward.index()].rules = vec![

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use erhu_controlplane::{Checked, Facts, check_script};
 use erhu_planes::program::{
-    Action, AddressRange, Behaviour, Encapsulation, Hook, HookRules, Interface, InterfaceAddress, Match, MatchKey,
-    Pool, PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice,
-    TimeoutPolicy, Tracking, Zone, states,
+    Action, AddressRange, Encapsulation, Hook, HookRules, Interface, InterfaceAddress, Match, MatchKey, Pool,
+    PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice, TimeoutPolicy,
+    Tracking, Zone, states,
 };
 
 fn configs() -> PathBuf {
@@ -44,19 +44,7 @@ fn interface(name: &str, port: &str, encapsulation: Encapsulation, zone: u16, ow
 }
 
 fn pool(name: &str, first: &str, last: &str) -> Pool {
-    Pool {
-        name: name.into(),
-        addresses: vec![AddressRange { first: address(first), last: address(last) }],
-        ports: PortRange { first: 1024, last: 65535 },
-        mapping: Behaviour::EndpointIndependent,
-        filtering: Behaviour::AddressPortDependent,
-        preserve_port: true,
-        parity: true,
-        paired: true,
-        reuse_delay_ms: 0,
-        hairpin: true,
-        zone: 0,
-    }
+    Pool::new(name, vec![AddressRange { first: address(first), last: address(last) }])
 }
 
 fn rule(line: u32, column: u32, matches: Vec<MatchKey>, action: Action) -> Rule {

@@ -336,6 +336,25 @@ pub struct Pool {
     pub zone: u16,
 }
 
+impl Pool {
+    /// A pool of zone `main` as it is where nothing else is asked for.
+    pub fn new(name: &str, addresses: Vec<AddressRange>) -> Self {
+        Self {
+            name: name.into(),
+            addresses,
+            ports: PortRange { first: 1024, last: u16::MAX },
+            mapping: Behaviour::EndpointIndependent,
+            filtering: Behaviour::AddressPortDependent,
+            preserve_port: true,
+            parity: true,
+            paired: true,
+            reuse_delay_ms: 0,
+            hairpin: true,
+            zone: 0,
+        }
+    }
+}
+
 /// A named set of timeouts. Keys that are missing keep those of `default`, and there the kernel's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutPolicy {

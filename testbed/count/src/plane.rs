@@ -10,9 +10,9 @@ use erhu_planes::DropReason;
 use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
 use erhu_planes::events::EventsRegion;
 use erhu_planes::program::{
-    Action, AddressRange, Behaviour, Encapsulation, Hook, Interface, InterfaceAddress, Match, MatchKey, Neighbour,
-    Pool, PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice, Tracking,
-    Zone, states,
+    Action, AddressRange, Encapsulation, Hook, Interface, InterfaceAddress, Match, MatchKey, Neighbour, Pool,
+    PortRange, Position, Prefix, Program, RejectKind, Route, RouteTarget, Rule, Snat, SourceChoice, Tracking, Zone,
+    states,
 };
 use erhu_planes::protocol::Status;
 use erhu_planes::region::Region;
@@ -185,19 +185,7 @@ fn program() -> Program {
     program.routes.extend(route(1, [10, 0, 0, 0], 16, RouteTarget::Via([10, 255, 255, 2].into())));
     program.routes.extend(route(1, [0; 4], 0, RouteTarget::Zone(0)));
     program.routes.extend(route(0, [0; 4], 0, RouteTarget::Via([198, 51, 255, 1].into())));
-    program.pools.push(Pool {
-        name: "public".into(),
-        addresses: vec![range([198, 51, 0, 1], [198, 51, 0, 64])],
-        ports: PortRange { first: 1024, last: u16::MAX },
-        mapping: Behaviour::EndpointIndependent,
-        filtering: Behaviour::AddressPortDependent,
-        preserve_port: true,
-        parity: true,
-        paired: true,
-        reuse_delay_ms: 0,
-        hairpin: true,
-        zone: 0,
-    });
+    program.pools.push(Pool::new("public", vec![range([198, 51, 0, 1], [198, 51, 0, 64])]));
     let port = |port| vec![PortRange { first: port, last: port }];
     let forward = [
         (any_of([MatchKey::State(states::ESTABLISHED | states::RELATED)]), Action::Accept),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use erhu_nat::{Exhausted, Lease, Nat, Pools, Rng, Target, Wish};
 use erhu_planes::Tuple;
-use erhu_planes::program::{AddressRange, Behaviour, Pool, PortRange, Program};
+use erhu_planes::program::{AddressRange, Pool, PortRange, Program};
 use erhu_planes::tuple::proto;
 
 pub fn ip(text: &str) -> IpAddr {
@@ -24,19 +24,7 @@ pub fn ports(first: u16, last: u16) -> PortRange {
 
 /// A pool as a script gives it by default.
 pub fn pool(name: &str, addresses: &str) -> Pool {
-    Pool {
-        name: name.into(),
-        addresses: addresses.split(',').map(range).collect(),
-        ports: ports(1024, 65535),
-        mapping: Behaviour::EndpointIndependent,
-        filtering: Behaviour::AddressPortDependent,
-        preserve_port: true,
-        parity: true,
-        paired: true,
-        reuse_delay_ms: 0,
-        hairpin: true,
-        zone: 0,
-    }
+    Pool::new(name, addresses.split(',').map(range).collect())
 }
 
 pub fn compile(nat: &Nat, pools: &[Pool]) -> Pools {

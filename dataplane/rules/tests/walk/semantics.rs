@@ -306,19 +306,10 @@ fn translations_come_out_as_they_went_in() {
     let snat = |pool| Snat { source: SourceChoice::Pool(pool), ports: None, random: true, persistent: false };
     let mut program = base();
     for name in ["a", "b"] {
-        program.pools.push(erhu_planes::program::Pool {
-            name: name.into(),
-            addresses: vec![AddressRange { first: address("203.0.113.1"), last: address("203.0.113.4") }],
-            ports: PortRange { first: 1024, last: 65_535 },
-            mapping: erhu_planes::program::Behaviour::EndpointIndependent,
-            filtering: erhu_planes::program::Behaviour::AddressPortDependent,
-            preserve_port: true,
-            parity: true,
-            paired: true,
-            reuse_delay_ms: 0,
-            hairpin: true,
-            zone: 0,
-        });
+        program.pools.push(Pool::new(
+            name,
+            vec![AddressRange { first: address("203.0.113.1"), last: address("203.0.113.4") }],
+        ));
     }
     let masquerade = Action::Masquerade { ports: Some(PortRange { first: 5, last: 6 }), random: true };
     program.hooks[Hook::Postrouting.index()].rules = vec![
