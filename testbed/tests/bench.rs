@@ -36,7 +36,7 @@ fn open_all(policy: &Policy, mut change: impl FnMut(u32, &mut Vec<u8>)) -> Resul
         judge.left(&bytes).map(drop)
     };
     pass(&mut Supply::new(), FLOWS, scene.lane(), &mut write, look).map_err(|e| e.to_string())?;
-    scene.accounts().balance(FLOWS.into()).map_err(|e| e.to_string())?;
+    scene.balance(FLOWS.into()).map_err(|e| e.to_string())?;
     judge.all_apart()?;
     Ok(judge)
 }

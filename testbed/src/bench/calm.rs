@@ -204,7 +204,7 @@ pub fn flush(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<R
     for _ in 0..bench.rounds {
         standing.scene.provision()?;
         refresh(bench, &mut standing.scene, background..background + flows, unseen)?;
-        standing.scene.accounts().balance(u64::from(background) + u64::from(flows))?;
+        standing.scene.balance(u64::from(background) + u64::from(flows))?;
         let flush = |control: ControlSide<'_>| {
             let job = control.flush(1);
             loop {
@@ -219,7 +219,7 @@ pub fn flush(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<R
             return Err(BenchError::Wrong(format!("{ended} of {flows} connections were ended")));
         }
         rounds.push(of_loops(bench, &mut standing, loops)?);
-        standing.scene.accounts().balance(background.into())?;
+        standing.scene.balance(background.into())?;
         standing.scene.pass(1);
         refresh(bench, &mut standing.scene, 0..background, unseen)?;
     }
@@ -237,13 +237,13 @@ pub fn expiry(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<
         let ns = 1_000_000_000 / (u64::from(flows) / BURST as u64).max(1);
         let mut source = FirstPackets::new(policy, flows, background);
         pass(&mut bench.supply, flows, &mut Aging { scene: &mut standing.scene, ns }, &mut source, unseen)?;
-        standing.scene.accounts().balance(u64::from(background) + u64::from(flows))?;
+        standing.scene.balance(u64::from(background) + u64::from(flows))?;
         standing.scene.pass(UDP_TIMEOUT - 2);
         refresh(bench, &mut standing.scene, 0..background, unseen)?;
         // The clock has come to the last second before the first of them ends.
         let Standing { scene, packets, .. } = &mut standing;
         let loops = run_out(bench, scene, packets, background)?;
-        standing.scene.accounts().balance(background.into())?;
+        standing.scene.balance(background.into())?;
         rounds.push(of_loops(bench, &mut standing, loops)?);
         refresh(bench, &mut standing.scene, 0..background, unseen)?;
     }

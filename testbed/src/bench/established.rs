@@ -275,7 +275,7 @@ impl Standing {
         };
         pass(&mut bench.supply, bench.packets.min(SAMPLE), scene.lane(), packets, look)?;
         self.judge.all_apart().map_err(BenchError::Wrong)?;
-        self.scene.accounts().balance(self.flows.into())
+        self.scene.balance(self.flows.into())
     }
 }
 
@@ -299,7 +299,7 @@ pub fn open_all(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge, load: L
     };
     pass(&mut bench.supply, flows, scene.lane(), &mut write, |f: &Frame| judge.left(f.frame()).map(drop))?;
     judge.all_apart().map_err(BenchError::Wrong)?;
-    scene.accounts().balance(flows.into())
+    scene.balance(flows.into())
 }
 
 /// Lets every UDP flow be answered and become a stream.

@@ -80,7 +80,7 @@ impl Filling {
         let created = scene.accounts().created;
         let all = bench.timed(scene, flows, &mut FirstPackets::new(policy, flows, 0))?;
         let accounts = scene.accounts();
-        accounts.balance(flows.into())?;
+        scene.balance(flows.into())?;
         if accounts.created - created != u64::from(flows) {
             return Err(BenchError::Wrong(format!("{} connections instead of {flows}", accounts.created - created)));
         }
@@ -89,7 +89,7 @@ impl Filling {
         judge.all_apart().map_err(BenchError::Wrong)?;
         judge.forget();
         scene.flush(None, flows)?;
-        scene.accounts().balance(0)?;
+        scene.balance(0)?;
         Ok((all, io))
     }
 
@@ -153,7 +153,7 @@ fn steady(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>, 
         let all = all?;
         let after = scene.accounts();
         let (created, ended) = (after.created - before.created, after.ended - before.ended);
-        after.balance(after.live)?;
+        scene.balance(after.live)?;
         // The first time nothing has ended yet; later as many end as begin, give or take what a second is.
         let expected = if round == 0 { 0 } else { u64::from(flows) };
         if created != u64::from(flows) || ended.abs_diff(expected) > u64::from(flows / 8) {
@@ -172,7 +172,7 @@ fn steady(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>, 
     refresh(bench, &mut scene, some.clone(), |f| judge.left(f.frame()).map(drop))?;
     judge.seen_apart().map_err(BenchError::Wrong)?;
     let accounts = scene.accounts();
-    accounts.balance(accounts.live)?;
+    scene.balance(accounts.live)?;
     Ok(rounds)
 }
 
@@ -282,14 +282,14 @@ pub fn tcp_lives(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<V
         bench.profile(false);
         let all = all?;
         let after = scene.accounts();
-        after.balance(flows.into())?;
+        scene.balance(flows.into())?;
         if after.created - before.created != u64::from(flows) {
             return Err(BenchError::Wrong(format!("{} lives instead of {flows}", after.created - before.created)));
         }
         // TIME_WAIT takes two minutes: then all have ended, by themselves.
         scene.pass(121);
         (0..=flows / 64).for_each(|_| scene.settle());
-        scene.accounts().balance(0)?;
+        scene.balance(0)?;
         if round > 0 {
             rounds.push(Round { work: all - io, io: Some(io), floor: bench.floor(), base: None });
         }
@@ -297,7 +297,7 @@ pub fn tcp_lives(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<V
     let mut judge = Judge::new(flows, policy);
     lives(bench, scene.lane(), flows, Some(&mut judge))?;
     judge.all_apart().map_err(BenchError::Wrong)?;
-    scene.accounts().balance(flows.into())?;
+    scene.balance(flows.into())?;
     Ok(vec![rounds])
 }
 
@@ -346,9 +346,9 @@ pub fn mixture(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec
 /// Looks whether so many connections have begun besides those that stay, and lets them end.
 fn only_established(bench: &mut Bench, standing: &mut Standing, begun: u32) -> Result<(), BenchError> {
     let (scene, flows) = (&mut standing.scene, standing.flows);
-    scene.accounts().balance(u64::from(flows) + u64::from(begun))?;
+    scene.balance(u64::from(flows) + u64::from(begun))?;
     scene.pass(UDP_TIMEOUT + 1);
     (0..=begun / 64).for_each(|_| scene.settle());
     refresh(bench, scene, 0..flows, unseen)?;
-    scene.accounts().balance(flows.into())
+    scene.balance(flows.into())
 }

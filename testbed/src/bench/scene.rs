@@ -22,6 +22,7 @@ use super::BenchError;
 use super::flows::{LAN_MAC, WAN_MAC};
 use super::frames::{Frame, Spares, Supply};
 use super::script::Policy;
+use crate::audit;
 
 /// Port of the tenant.
 pub const LAN: u16 = 0;
@@ -140,10 +141,7 @@ pub struct Accounts {
 
 impl Accounts {
     /// Whether so many connections live, each with a port, and nothing was lost on the way.
-    ///
-    /// # Errors
-    /// What does not add up.
-    pub fn balance(&self, connections: u64) -> Result<(), BenchError> {
+    fn balance(&self, connections: u64) -> Result<(), BenchError> {
         let checks = [
             ("connections created less ended", self.created - self.ended.min(self.created), connections),
             ("live connections", self.live, connections),
@@ -396,6 +394,19 @@ impl Scene {
             accounts.in_use += pool.ports_in_use.iter().map(|(_, n)| *n).sum::<u64>();
         }
         accounts
+    }
+
+    /// Whether so many connections live, each with a port, nothing was lost on the way, and the router's memory agrees
+    /// with itself ([`audit`]).
+    ///
+    /// # Errors
+    /// What does not add up.
+    pub fn balance(&self, connections: u64) -> Result<(), BenchError> {
+        self.accounts().balance(connections)?;
+        match audit::faults(&self.shared) {
+            faults if faults.is_empty() => Ok(()),
+            faults => Err(BenchError::Wrong(faults.join("\n"))),
+        }
     }
 
     /// Bytes of slab segments in use, of the index, and of mappings and port maps.

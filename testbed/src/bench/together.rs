@@ -55,7 +55,7 @@ impl Pair {
         }
         pair.scene.pass(31);
         pair.every_flow(bench, LAN, false)?;
-        pair.scene.accounts().balance(flows.into())?;
+        pair.scene.balance(flows.into())?;
         Ok(pair)
     }
 
@@ -124,7 +124,7 @@ impl Pair {
         self.every_flow(bench, LAN, true)?;
         self.every_flow(bench, WAN, true)?;
         self.judge.all_apart().map_err(BenchError::Wrong)?;
-        self.scene.accounts().balance(self.flows.into())
+        self.scene.balance(self.flows.into())
     }
 }
 
@@ -369,7 +369,7 @@ fn openings(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>
         let io_alone = pass(supply, half, &mut Io, &mut sources(0), unseen)?;
         scene.provision()?;
         let alone = pass(supply, half, scene.lane(), &mut sources(0), unseen)? - io_alone;
-        scene.accounts().balance(half.into())?;
+        scene.balance(half.into())?;
         scene.flush(None, half)?;
         scene.provision()?;
         let io = mean(at_once(
@@ -383,12 +383,12 @@ fn openings(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>
             || pass(supply, half, lane, &mut sources(0), unseen),
             || pass(other_supply, half, other_lane, &mut sources(1), unseen),
         )?) - io;
-        scene.accounts().balance(flows.into())?;
+        scene.balance(flows.into())?;
         pair.every_flow(bench, LAN, true)?;
         pair.judge.all_apart().map_err(BenchError::Wrong)?;
         pair.judge.forget();
         pair.scene.flush(None, flows)?;
-        pair.scene.accounts().balance(0)?;
+        pair.scene.balance(0)?;
         if round > 0 {
             rounds.push(Round { work: 2.0 * alone / each, io: Some(io), floor: None, base: Some(1.0) });
         }

@@ -27,6 +27,7 @@ use erhu_pipeline::{Buffer, HeapBuffer, rss};
 use erhu_planes::program::ProgramError;
 use erhu_wire::Verify;
 
+use crate::audit;
 use crate::merge::{Merged, merge};
 use crate::pcap::{self, CaptureError, Record};
 
@@ -98,6 +99,9 @@ pub enum ReplayError {
     /// Memory, or a refusal of the dataplane's.
     #[error("{0}")]
     Dataplane(String),
+    /// What must hold of every router does not ([`crate::audit`]); the outputs have been written.
+    #[error("the router contradicts itself:\n{}", .0.join("\n"))]
+    Faults(Vec<String>),
     /// A file of the output.
     #[error("{}: {source}", path.display())]
     Output {
@@ -155,7 +159,10 @@ pub fn run(options: &Options) -> Result<Report, ReplayError> {
     run.all(&input, &mut report)?;
     report.sent = run.ports.iter().zip(&run.sent).map(|(port, sent)| (port.name.clone(), sent.len())).collect();
     run.write(input.nanoseconds)?;
-    Ok(report)
+    match audit::faults(run.plane.shared()) {
+        faults if faults.is_empty() => Ok(report),
+        faults => Err(ReplayError::Faults(faults)),
+    }
 }
 
 /// Everything that comes in.
