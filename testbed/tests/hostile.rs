@@ -1,6 +1,9 @@
 //! Hostile input: frames, tenants, rule programs and shared memory that mean harm. Nothing panics, no private address
 //! leaves by `wan`, and every packet stays accounted for.
 
+#[path = "hostile/six.rs"]
+mod six;
+
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -353,6 +356,36 @@ fn fix_checksums(frame: &mut [u8]) {
     upper[at..at + 2].fill(0);
     let right = sum(upper, start);
     upper[at..at + 2].copy_from_slice(&right.to_be_bytes());
+}
+
+/// The same for L4 of an IPv6 packet, given from its header on, behind extension headers that are sound.
+fn fix_checksums6(packet: &mut [u8]) {
+    if packet.len() < 40 || packet[0] >> 4 != 6 {
+        return;
+    }
+    let end = 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    let (mut proto, mut at) = (packet[6], 40);
+    while matches!(proto, 0 | 43 | 60) {
+        let Some(&[next, units]) = packet.get(at..at + 2) else { return };
+        (proto, at) = (next, at + 8 + usize::from(units) * 8);
+    }
+    let field = match proto {
+        6 => 16,
+        17 => 6,
+        58 => 2,
+        _ => return,
+    };
+    if end > packet.len() || at + field + 2 > end {
+        return;
+    }
+    let pseudo = !sum(&packet[8..40], u32::from(proto) + u32::try_from(end - at).unwrap());
+    let upper = &mut packet[at..end];
+    upper[field..field + 2].fill(0);
+    let right = match sum(upper, u32::from(pseudo)) {
+        0 => u16::MAX,
+        right => right,
+    };
+    upper[field..field + 2].copy_from_slice(&right.to_be_bytes());
 }
 
 /// Source of an IPv4 frame that leaves untagged.
