@@ -17,7 +17,10 @@ mod windows;
 
 use erhu_testbed::kernel::{Device, Kernel};
 use erhu_testbed::scenario::{Scenario, Side, router_mac};
-use play::{Flow, Play, echo, error_inside, error_outside, tcp, udp};
+use play::{
+    Flow, Play, broken, echo, echo_with_errors, error_outside, errors_that_fit_nothing, living, talk_with_errors,
+    tcp, udp,
+};
 
 const BLUE: Side = Side::vlan("lan", 100);
 const GREEN: Side = Side::vlan("lan", 200);
@@ -178,6 +181,9 @@ const LIVES: &[(&str, &str)] = &[
      "open; > FA 101 901; < FA 901 102; > S 5000 0; < A 902 102; < A 902 102"),
     ("numbers that run over",
      "> S 4294967000 0; < SA 4294967200 4294967001; > A 4294967001 4294967201 500; < A 4294967201 205 100; > A 205 5; > FA 205 5; < A 5 206"),
+    // What is left of a client's half where its server is not heard.
+    ("given up long after the SYN, unheard by us", "> S 100 0; > A 101 901; > R 887 0; > R 101 0"),
+    ("reset with an acknowledgement long after the SYN, unheard by us", "> S 100 0; > RA 585 1840; > RA 101 901; > S 100 0"),
     ("ECN bits are nobody's business", "> SEC 100 0; < SAE 900 101; > A 101 901; > AC 101 901"),
 ];
 
@@ -238,57 +244,37 @@ fn ports_of_one_remote_clash_and_those_of_two_do_not() {
 #[test]
 fn icmp_errors_are_related_and_translated_both_ways() {
     let (mut kernel, erhu) = routers();
-    let mut port = 33_000;
-    let mut flow = || {
-        port += 1;
-        blue(port)
-    };
-    for (kind, code) in [(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0)] {
-        let flow = flow();
-        let mut steps = udp(flow.clone(), "> <");
-        steps.push(error_outside(&flow, "203.0.113.9", kind, code));
-        steps.push(error_inside(&flow, "10.0.0.5", kind, code));
-        steps.push(error_inside(&flow, "10.0.0.6", kind, code));
-        steps.extend(udp(flow, "> <"));
-        Play::new(&format!("error {kind}/{code}"), steps).run(&mut kernel, &erhu);
+    let errors = [(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0)];
+    for (port, error) in (33_000..).zip(errors) {
+        let steps = talk_with_errors(&blue(port), &["203.0.113.9"], &["10.0.0.5", "10.0.0.6"], error);
+        Play::new(&format!("error {error:?}"), steps).run(&mut kernel, &erhu);
     }
-    let open = flow();
+    let open = blue(33_100);
     let mut steps = tcp(open.clone(), "open");
     steps.push(error_outside(&open, "192.0.2.1", 3, 4));
     steps.push(error_outside(&open, "203.0.113.9", 11, 0));
     Play::new("errors about TCP", steps).run(&mut kernel, &erhu);
-    let ping = blue(600);
-    let mut steps = echo(ping.clone(), "> <");
-    steps.push(error_outside(&ping, "203.0.113.9", 11, 0));
-    steps.push(error_inside(&ping, "10.0.0.5", 3, 1));
+    let steps = echo_with_errors(&blue(600), ("203.0.113.9", 11, 0), ("10.0.0.5", 3, 1));
     Play::new("errors about echo", steps).run(&mut kernel, &erhu);
 }
 
 #[test]
 fn icmp_errors_that_fit_nothing_are_invalid() {
     let (mut kernel, erhu) = routers();
-    let flow = blue(34_000);
-    let mut steps = udp(flow.clone(), "> <");
-    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).quoting_port(1));
-    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).sent_to("198.51.100.20"));
-    steps.push(error_outside(&flow, "203.0.113.9", 3, 3).with_bad_checksum());
-    steps.push(error_outside(&flow, "203.0.113.9", 3, 3));
+    let steps = errors_that_fit_nothing(&blue(34_000), "203.0.113.9", "198.51.100.20", (3, 3));
     Play::new("errors about nothing", steps).run(&mut kernel, &erhu);
 }
 
 #[test]
 fn a_ttl_that_ends_here_is_answered_and_makes_no_connection() {
     let (mut kernel, erhu) = routers();
-    let steps = udp(blue(35_000), ">").into_iter().map(|step| step.with_ttl(1)).collect();
-    Play::new("TTL 1", steps).run(&mut kernel, &erhu);
-    let steps = udp(blue(35_001), "> < >").into_iter().map(|step| step.with_ttl(2)).collect();
-    Play::new("TTL 2", steps).run(&mut kernel, &erhu);
+    Play::new("TTL 1", living(udp(blue(35_000), ">"), 1)).run(&mut kernel, &erhu);
+    Play::new("TTL 2", living(udp(blue(35_001), "> < >"), 2)).run(&mut kernel, &erhu);
 }
 
 #[test]
 fn broken_checksums_are_invalid() {
     let (mut kernel, erhu) = routers();
-    let broken = |steps: Vec<play::Step>| steps.into_iter().map(play::Step::with_bad_checksum).collect();
     Play::new("UDP", broken(udp(blue(36_000), ">"))).run(&mut kernel, &erhu);
     Play::new("TCP", broken(tcp(blue(36_001), "> S 100 0"))).run(&mut kernel, &erhu);
     Play::new("echo", broken(echo(blue(601), ">"))).run(&mut kernel, &erhu);
@@ -319,14 +305,9 @@ fn both_ends_are_translated_alike() {
     let mut both = tcp(called(blue(51_001)), "open");
     both.extend(tcp(blue(51_001), "open"));
     Play::new("the address called and the server's own, from one port", both).run(&mut kernel, &erhu);
-    for (kind, code) in [(3, 3), (3, 4), (11, 0)] {
-        let flow = called(blue(51_100 + u16::from(kind) * 20 + u16::from(code)));
-        let mut steps = udp(flow.clone(), "> <");
-        steps.push(error_outside(&flow, "203.0.113.9", kind, code));
-        steps.push(error_outside(&flow, "192.0.2.1", kind, code));
-        steps.push(error_inside(&flow, "10.0.0.5", kind, code));
-        steps.extend(udp(flow, "> <"));
-        Play::new(&format!("error {kind}/{code}, both ends"), steps).run(&mut kernel, &erhu);
+    for (port, error) in (51_100..).zip([(3, 3), (3, 4), (11, 0)]) {
+        let steps = talk_with_errors(&called(blue(port)), &["203.0.113.9", "192.0.2.1"], &["10.0.0.5"], error);
+        Play::new(&format!("error {error:?}, both ends"), steps).run(&mut kernel, &erhu);
     }
 }
 

@@ -134,18 +134,18 @@ impl Step {
         Self { flow, forward, wait: 0.0, ttl: None, bad_checksum: false, what }
     }
 
-    pub fn with_ttl(mut self, ttl: u8) -> Self {
+    fn with_ttl(mut self, ttl: u8) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    pub fn with_bad_checksum(mut self) -> Self {
+    fn with_bad_checksum(mut self) -> Self {
         self.bad_checksum = true;
         self
     }
 
     /// An error that quotes another source port than the connection's.
-    pub fn quoting_port(mut self, port: u16) -> Self {
+    fn quoting_port(mut self, port: u16) -> Self {
         if let What::Error { quoted_port, .. } = &mut self.what {
             *quoted_port = Some(port);
         }
@@ -153,7 +153,7 @@ impl Step {
     }
 
     /// An error that is sent to another address than the quoted packet's source.
-    pub fn sent_to(mut self, address: &'static str) -> Self {
+    fn sent_to(mut self, address: &'static str) -> Self {
         if let What::Error { to, .. } = &mut self.what {
             *to = Some(address);
         }
@@ -301,8 +301,50 @@ pub fn error_outside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Ste
 }
 
 /// An ICMP error from somewhere inside, about what the server answered last.
-pub fn error_inside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
+fn error_inside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
     Step::new(flow, true, What::Error { from, kind, code, quoted_port: None, to: None })
+}
+
+/// A talk over UDP with an error in between about either direction: one from outside, one from each of some hosts
+/// inside.
+pub fn talk_with_errors(
+    flow: &Flow,
+    outside: &[&'static str],
+    inside: &[&'static str],
+    error: (u8, u8),
+) -> Vec<Step> {
+    let mut steps = udp(flow.clone(), "> <");
+    steps.extend(outside.iter().map(|from| error_outside(flow, from, error.0, error.1)));
+    steps.extend(inside.iter().map(|from| error_inside(flow, from, error.0, error.1)));
+    steps.extend(udp(flow.clone(), "> <"));
+    steps
+}
+
+/// A datagram and its answer, errors that fit neither, and at last one that does. `other` is an external address that
+/// is not the flow's.
+pub fn errors_that_fit_nothing(flow: &Flow, from: &'static str, other: &'static str, error: (u8, u8)) -> Vec<Step> {
+    let error = || error_outside(flow, from, error.0, error.1);
+    let mut steps = udp(flow.clone(), "> <");
+    steps.extend([error().quoting_port(1), error().sent_to(other), error().with_bad_checksum(), error()]);
+    steps
+}
+
+/// An echo, answered, with an error about either direction.
+pub fn echo_with_errors(flow: &Flow, outside: (&'static str, u8, u8), inside: (&'static str, u8, u8)) -> Vec<Step> {
+    let mut steps = echo(flow.clone(), "> <");
+    steps.push(error_outside(flow, outside.0, outside.1, outside.2));
+    steps.push(error_inside(flow, inside.0, inside.1, inside.2));
+    steps
+}
+
+/// The same steps with wrong checksums.
+pub fn broken(steps: Vec<Step>) -> Vec<Step> {
+    steps.into_iter().map(Step::with_bad_checksum).collect()
+}
+
+/// The same steps with another time to live.
+pub fn living(steps: Vec<Step>, ttl: u8) -> Vec<Step> {
+    steps.into_iter().map(|step| step.with_ttl(ttl)).collect()
 }
 
 /// Packets in their order, from an empty table on.

@@ -9,7 +9,10 @@
 use erhu_testbed::kernel::{Device, Kernel};
 use erhu_testbed::scenario::{Scenario, router_mac};
 
-use crate::play::{self, Flow, Play, echo, error_inside, error_outside, tcp, udp};
+use crate::play::{
+    Flow, Play, broken, echo, echo_with_errors, error_outside, errors_that_fit_nothing, living, talk_with_errors,
+    tcp, udp,
+};
 use crate::{BLUE, GREEN, LIVES, WAN};
 
 const RULES: &str = r#"
@@ -106,30 +109,20 @@ fn ipv6_datagrams_and_echoes_are_connections() {
 #[test]
 fn icmpv6_errors_are_related_and_translated_both_ways() {
     let (mut kernel, erhu) = routers();
-    for (port, (kind, code)) in (33_000..).zip([(1, 0), (1, 1), (1, 3), (1, 4), (2, 0), (3, 0), (3, 1), (4, 1)]) {
+    let errors = [(1, 0), (1, 1), (1, 3), (1, 4), (2, 0), (3, 0), (3, 1), (4, 1)];
+    for (port, error) in (33_000..).zip(errors) {
         for (flow, host) in [(blue(port), "fd00::6"), (open(port), "2001:db8:5::6")] {
-            let mut steps = udp(flow.clone(), "> <");
-            steps.push(error_outside(&flow, "2001:db8:9::9", kind, code));
-            steps.push(error_inside(&flow, host, kind, code));
-            steps.extend(udp(flow, "> <"));
-            Play::new(&format!("error {kind}/{code}"), steps).run(&mut kernel, &erhu);
+            let steps = talk_with_errors(&flow, &["2001:db8:9::9"], &[host], error);
+            Play::new(&format!("error {error:?}"), steps).run(&mut kernel, &erhu);
         }
     }
     let of_tcp = blue(34_000);
     let mut steps = tcp(of_tcp.clone(), "open");
     steps.push(error_outside(&of_tcp, "2001:db8:1::1", 2, 0));
     Play::new("errors about TCP", steps).run(&mut kernel, &erhu);
-    let ping = blue(600);
-    let mut steps = echo(ping.clone(), "> <");
-    steps.push(error_outside(&ping, "2001:db8:9::9", 3, 0));
-    steps.push(error_inside(&ping, "fd00::6", 1, 3));
+    let steps = echo_with_errors(&blue(600), ("2001:db8:9::9", 3, 0), ("fd00::6", 1, 3));
     Play::new("errors about echo", steps).run(&mut kernel, &erhu);
-    let flow = blue(34_001);
-    let mut steps = udp(flow.clone(), "> <");
-    steps.push(error_outside(&flow, "2001:db8:9::9", 1, 4).quoting_port(1));
-    steps.push(error_outside(&flow, "2001:db8:9::9", 1, 4).sent_to("2001:db8::11"));
-    steps.push(error_outside(&flow, "2001:db8:9::9", 1, 4).with_bad_checksum());
-    steps.push(error_outside(&flow, "2001:db8:9::9", 1, 4));
+    let steps = errors_that_fit_nothing(&blue(34_001), "2001:db8:9::9", "2001:db8::11", (1, 4));
     Play::new("errors about nothing", steps).run(&mut kernel, &erhu);
 }
 
@@ -137,10 +130,8 @@ fn icmpv6_errors_are_related_and_translated_both_ways() {
 fn ipv6_hop_limits_checksums_and_what_comes_unasked_are_judged_alike() {
     let (mut kernel, erhu) = routers();
     for (limit, talk) in [(1, ">"), (2, "> < >")] {
-        let steps = udp(blue(35_000), talk).into_iter().map(|step| step.with_ttl(limit)).collect();
-        Play::new(&format!("hop limit {limit}"), steps).run(&mut kernel, &erhu);
+        Play::new(&format!("hop limit {limit}"), living(udp(blue(35_000), talk), limit)).run(&mut kernel, &erhu);
     }
-    let broken = |steps: Vec<play::Step>| steps.into_iter().map(play::Step::with_bad_checksum).collect();
     Play::new("UDP", broken(udp(blue(36_000), ">"))).run(&mut kernel, &erhu);
     Play::new("TCP", broken(tcp(open(36_001), "> S 100 0"))).run(&mut kernel, &erhu);
     Play::new("echo", broken(echo(blue(601), ">"))).run(&mut kernel, &erhu);
