@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use erhu_testbed::packet::read::{Content, Ip, Seen, Tcp, Upper};
 
 /// The main example rejects a tenant's mail.
-const REJECTED_PORT: u16 = 25;
+pub const REJECTED_PORT: u16 = 25;
 
 /// What must become of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl Oracle {
 }
 
 /// The sequence number behind a SYN's data.
-fn end_of(tcp: &Tcp) -> u32 {
+pub fn end_of(tcp: &Tcp) -> u32 {
     tcp.seq.wrapping_add(1).wrapping_add(u32::try_from(tcp.payload.len()).unwrap())
 }
 
@@ -202,34 +202,51 @@ fn is_router_or_pool(address: Ipv4Addr) -> bool {
 }
 
 /// Whether its options ask for a route of their own.
-fn is_routed(ip: &Ip) -> bool {
+pub fn is_routed(ip: &Ip) -> bool {
     ip.options.iter().any(|byte| matches!(byte, 131 | 137))
 }
 
-fn ip_payload_len(ip: &Ip) -> usize {
+pub fn ip_payload_len(ip: &Ip) -> usize {
     usize::from(ip.length) - 20 - ip.options.len()
 }
 
-/// Whether one packet can be the other, translated: protocol, destination, identification and payload are the same.
+/// Whether one packet can be the other, its source translated: everything else is the same.
 pub fn is_translation(came: &Seen, left: &Seen) -> bool {
-    let (Content::Ip(came), Content::Ip(left)) = (&came.content, &left.content) else { return false };
+    let (Content::Ip(a), Content::Ip(b)) = (&came.content, &left.content) else { return false };
+    let same_port = match (&a.upper, &b.upper) {
+        (Upper::Udp(a), Upper::Udp(b)) => a.dport == b.dport,
+        (Upper::Tcp(a), Upper::Tcp(b)) => a.dport == b.dport,
+        _ => true,
+    };
+    same_port && a.destination == b.destination && is_same_but_for_ends(a, b)
+}
+
+/// Whether one packet can be the other, its destination translated back: `came` has the host inside already.
+pub fn is_translated_back(came: &Seen, left: &Seen) -> bool {
+    let (Content::Ip(a), Content::Ip(b)) = (&came.content, &left.content) else { return false };
+    let same_ports = match (&a.upper, &b.upper) {
+        (Upper::Udp(a), Upper::Udp(b)) => (a.sport, a.dport) == (b.sport, b.dport),
+        (Upper::Tcp(a), Upper::Tcp(b)) => (a.sport, a.dport) == (b.sport, b.dport),
+        (Upper::Icmp(a), Upper::Icmp(b)) => a.rest == b.rest,
+        _ => false,
+    };
+    same_ports && (a.source, a.destination) == (b.source, b.destination) && is_same_but_for_ends(a, b)
+}
+
+/// Header, but for the time to live and the ends, and payload are the same.
+fn is_same_but_for_ends(came: &Ip, left: &Ip) -> bool {
     let same = |a: &Ip, b: &Ip| {
-        (a.protocol, a.destination, a.id, a.length, a.tos, a.df)
-            == (b.protocol, b.destination, b.id, b.length, b.tos, b.df)
+        (a.protocol, a.id, a.length, a.tos, a.df) == (b.protocol, b.id, b.length, b.tos, b.df)
             && a.ttl == b.ttl + 1
             && a.options == b.options
     };
     let payload = match (&came.upper, &left.upper) {
-        (Upper::Udp(a), Upper::Udp(b)) => {
-            (a.dport, &a.payload, a.has_checksum) == (b.dport, &b.payload, b.has_checksum)
-        }
+        (Upper::Udp(a), Upper::Udp(b)) => (&a.payload, a.has_checksum) == (&b.payload, b.has_checksum),
         (Upper::Tcp(a), Upper::Tcp(b)) => {
-            (a.dport, a.seq, a.ack, a.flags, a.window) == (b.dport, b.seq, b.ack, b.flags, b.window)
+            (a.seq, a.ack, a.flags, a.window) == (b.seq, b.ack, b.flags, b.window)
                 && (&a.options, &a.payload) == (&b.options, &b.payload)
         }
-        (Upper::Icmp(a), Upper::Icmp(b)) => {
-            (a.kind, a.code) == (b.kind, b.code) && a.payload.len() == b.payload.len()
-        }
+        (Upper::Icmp(a), Upper::Icmp(b)) => (a.kind, a.code, a.payload.len()) == (b.kind, b.code, b.payload.len()),
         _ => false,
     };
     same(came, left) && payload
