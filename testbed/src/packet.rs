@@ -499,7 +499,8 @@ impl Packet {
         self.change(|ip| ip.checksum = Checksum::Wrong)
     }
 
-    /// Overwrites a byte of the IP header before its checksum is made: a header that is broken but sound in itself.
+    /// Overwrites a byte of the IP header, extension headers included, before its checksum is made: a header that is
+    /// broken but sound in itself.
     #[must_use]
     pub fn ip_byte(self, offset: usize, value: u8) -> Self {
         self.change(|ip| ip.overwrite.push((offset, value)))
@@ -599,12 +600,12 @@ impl Ip {
         for address in [self.source, self.destination] {
             bytes.extend(octets(address));
         }
-        for (offset, value) in &self.overwrite {
-            bytes[*offset] = *value;
-        }
         for (number, (_, body)) in self.extensions.iter().enumerate() {
             bytes.push(next(number + 1));
             bytes.extend(body);
+        }
+        for (offset, value) in &self.overwrite {
+            bytes[*offset] = *value;
         }
         bytes.extend(upper);
         bytes

@@ -292,3 +292,55 @@ fn replay_answers_solicitations_as_it_answers_arp() {
     assert_eq!(macs, [[2, 7, 7, 7, 7, 7], [2, 0, 0, 0x0a, 0, 0x0b]], "{outcome}");
     assert_eq!(outcome.only(LAN).mac_to, [2, 0, 0, 0, 0, 5], "{outcome}");
 }
+
+/// T148: extension headers in a row are walked over, and so is the header of a fragment that is the whole packet (RFC
+/// 6946); what has no upper header, or cannot be walked to it, makes no connection.
+#[test]
+fn chains_without_an_upper_header_make_no_connection() {
+    let packet = |port: u16| udp(&format!("[2001:db8:1::5]:{port}"), "[2001:db8:2::9]:53").payload_len(8);
+    let outcome = plain6("forward(#{ state: \"invalid\" }, drop);")
+        .send(0.0, LAN, packet(1).extension(0, b"").extension(43, &[0; 6]).extension(60, &[1, 4, 0, 0, 0, 0]))
+        // Nothing behind a hop-by-hop header, nor behind a chain.
+        .send(0.1, LAN, no_next(packet(2).extension(0, b"")))
+        .send(0.2, LAN, no_next(packet(3).extension(0, b"").extension(60, b"")))
+        // The length ends before the datagram's header does.
+        .send(0.3, LAN, packet(4).extension(60, b"").cut(14 + 40 + 8 + 4))
+        // Atomic: offset 0, and none follow.
+        .send(0.4, LAN, packet(5).extension(44, &[0, 0, 0, 0, 0, 9]))
+        // The same number again, and one that is a fragment.
+        .send(0.5, LAN, packet(6).extension(44, &[0, 1, 0, 0, 0, 9]))
+        .run();
+    let from = |port: u16| format!("udp [2001:db8:1::5]:{port} > [2001:db8:2::9]:53");
+    let datagrams = outcome.packets(WAN).into_iter().map(ToString::to_string).filter(|s| s.starts_with("udp"));
+    assert_eq!(datagrams.collect::<Vec<_>>(), [from(1), from(5)], "{outcome}");
+    assert_eq!(outcome.entries.len(), 2, "{outcome}");
+    outcome.drops(&[("malformed", 1), ("rule", 2), ("unsupported", 1)]);
+    outcome.accounted();
+}
+
+/// The packet's last header says that nothing follows.
+fn no_next(packet: Packet) -> Packet {
+    let extensions = packet.seen().ip6().extensions.len();
+    // Of the header before the last one the first byte names what follows.
+    let at = if extensions == 1 { 40 } else { 48 };
+    packet.ip_byte(at, 59)
+}
+
+/// T155: neighbour discovery on the side whose packets are translated is the router's own matter: it is answered or
+/// learnt from, leaves by no other interface and makes no connection, whomever it is sent to.
+#[test]
+fn neighbour_discovery_inside_is_not_translated() {
+    let mac = router_mac(0);
+    let outcome = nat66("")
+        .send(0.0, LAN, neighbour_solicitation("fd00::1", "fd00::5"))
+        .send(0.1, LAN, neighbour_solicitation("2001:db8:1::1", "fd00::5"))
+        .send(0.2, LAN, neighbour_advertisement("fd00::5", ("fd00::1", mac)))
+        .send(0.3, LAN, neighbour_advertisement("fd00::5", ("2001:db8:1::1", mac)))
+        .send(1.0, LAN, ping("fd00::5", "2001:db8:1::1", 7))
+        .run();
+    let frames: Vec<_> = outcome.frames(LAN).iter().map(ToString::to_string).collect();
+    assert_eq!(frames, ["nd fd00::1 is-at 02:65:72:68:75:00"], "{outcome}");
+    outcome.left(WAN, &["icmpv6 2001:db8::10 > 2001:db8:1::1 echo-request 7"]);
+    assert_eq!(outcome.entries.len(), 1, "{outcome}");
+    outcome.accounted();
+}

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Tests of this program by the ids in the comments above them: `/// KP1, N9: …`.
+/// Where tests lie that stand for cases, from this crate's folder: here, and what cannot be seen by replay.
+const FOLDERS: [&str; 4] = ["tests", "tests/cases", "tests/hostile", "../dataplane/conntrack/tests/tcp"];
+
+/// Tests by the ids in the comments above them: `/// KP1, N9: …`.
 fn tests_by_id() -> BTreeSet<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
     let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+    let folders = FOLDERS.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(path).unwrap();
         let (mut ids, mut is_test): (Vec<String>, _) = (Vec::new(), false);
         for line in text.lines().map(str::trim) {
             if let Some((before, _)) = line.strip_prefix("/// ").and_then(|comment| comment.split_once(':')) {

@@ -23,6 +23,7 @@ mod list;
 mod nat44;
 mod ovs;
 mod reload;
+mod sides;
 mod tcp;
 mod tools;
 mod usual;

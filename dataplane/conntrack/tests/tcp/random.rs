@@ -1,6 +1,6 @@
 //! Random packets of both directions, through the tracker and through the oracle.
 //!
-//! N17. A flow begins with a first packet, or in any state with nothing known. Each packet is made of numbers that lie
+//! A flow begins with a first packet, or in any state with nothing known. Each packet is made of numbers that lie
 //! at, just before, just behind, or anywhere around the bounds that hold at the moment, so that both sides of every
 //! comparison are seen; hosts begin near 2³² as often as elsewhere. After each packet everything that can be seen, and
 //! everything that is remembered of the windows, must be what the oracle says.
@@ -423,6 +423,7 @@ fn play(
     }
 }
 
+/// N17: both directions, numbers near 2³², scaling up to 14, SACK: as an oracle says that shares no code.
 #[test]
 fn random_packets_do_what_the_rules_say_and_follow_each_a_hundred_times() {
     let seed = std::env::var("ERHU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(17_u64);
