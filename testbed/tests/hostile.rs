@@ -469,14 +469,14 @@ fn memory_that_contradicts_itself_is_noticed() {
     let (hot, cold, relaxed) = (entry.hot4(0), entry.cold(), Ordering::Relaxed);
     // Each change is its own undoing.
     let changes: [(&str, &dyn Fn()); 8] = [
-        ("does not leave as", &|| drop(hot.addresses.fetch_xor(1 << 32, relaxed))),
-        ("does not leave as", &|| drop(hot.ports_deltas.fetch_xor(1, relaxed))),
-        ("does not leave as", &|| drop(hot.ports_deltas.fetch_xor(1 << 63, relaxed))),
-        ("the index finds", &|| drop(hot.key[0].fetch_xor(1, relaxed))),
-        ("connections hold", &|| drop(cold.nat_kind.fetch_xor(erhu_nat::kind::ENDPOINT, relaxed))),
-        ("that live", &|| drop(block.created.fetch_xor(8, relaxed))),
-        ("packets came", &|| drop(block.ports[0].rx_packets.fetch_xor(8, relaxed))),
-        ("live in all", &|| drop(zone.created.fetch_xor(8, relaxed))),
+        ("does not leave as", &|| _ = hot.addresses.fetch_xor(1 << 32, relaxed)),
+        ("does not leave as", &|| _ = hot.ports_deltas.fetch_xor(1, relaxed)),
+        ("does not leave as", &|| _ = hot.ports_deltas.fetch_xor(1 << 63, relaxed)),
+        ("the index finds", &|| _ = hot.key[0].fetch_xor(1, relaxed)),
+        ("connections hold", &|| _ = cold.nat_kind.fetch_xor(erhu_nat::kind::ENDPOINT, relaxed)),
+        ("that live", &|| _ = block.created.fetch_xor(8, relaxed)),
+        ("packets came", &|| _ = block.ports[0].rx_packets.fetch_xor(8, relaxed)),
+        ("live in all", &|| _ = zone.created.fetch_xor(8, relaxed)),
     ];
     for (number, (what, change)) in changes.into_iter().enumerate() {
         change();

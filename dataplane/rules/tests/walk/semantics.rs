@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use erhu_planes::program::{
-    Action, AddressRange, Chain, Hook, Match, MatchKey, PolicyVerdict, PortRange, Position, Program, RejectKind,
-    Rule, Snat, SourceChoice, states,
+    Action, AddressRange, Chain, Hook, Match, MatchKey, PolicyVerdict, Pool, PortRange, Position, Program,
+    RejectKind, Rule, Snat, SourceChoice, states,
 };
 use erhu_rules::{Facts, Packet4, Rules, Verdict};
 
