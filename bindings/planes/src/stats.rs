@@ -350,6 +350,14 @@ impl StatsRegion {
         inside.then(|| self.region.get(at).ok()).flatten()
     }
 
+    /// A worker's counters of all interfaces, by slot; none of a worker that does not exist.
+    #[inline]
+    pub fn interfaces(&self, worker: usize) -> &[InterfaceBlock] {
+        let all = (worker < self.workers)
+            .then(|| self.region.slice(Self::interface_at(self.workers, worker), MAX_INTERFACES).ok());
+        all.flatten().unwrap_or_default()
+    }
+
     /// A worker's share of the named counter in a slot, likewise.
     pub fn named(&self, worker: usize, slot: usize) -> Option<&NamedCounter> {
         let inside = worker < self.workers && slot < MAX_NAMED;

@@ -10,6 +10,7 @@ use erhu_nat::{Ahead, Rng};
 use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
 use erhu_planes::protocol::Counted;
+use erhu_planes::stats::InterfaceBlock;
 use erhu_planes::tuple::{
     FAMILY_V4, FAMILY_V6, Key, Key4, Key6, is_icmp, pack_low, unpack_ports, unpack_v4, unpack_v6,
 };
@@ -319,6 +320,15 @@ impl Meta {
     }
 }
 
+/// Counts frames that came in by an interface.
+#[inline]
+fn count_received(blocks: &[InterfaceBlock], slot: u16, packets: u64, bytes: u64) {
+    if let Some(block) = blocks.get(usize::from(slot)) {
+        erhu_planes::stats::add(&block.rx_packets, packets);
+        erhu_planes::stats::add(&block.rx_bytes, bytes);
+    }
+}
+
 /// Whether a packet is IPv6.
 #[inline(always)]
 pub(crate) const fn is_v6(parsed: &Parsed) -> bool {
@@ -526,28 +536,29 @@ impl<P: Buffers> Worker<P> {
     fn look(&mut self, port: u16, burst: &[P::Buffer], metas: &mut [Meta]) {
         let (shared, policy) = (self.shared(), self.policy());
         let (table, arrivals) = (&shared.table, policy.arrivals(port));
-        let (mut slot, mut packets, mut bytes) = (NO_SLOT, 0, 0);
-        for (buffer, meta) in burst.iter().zip(metas) {
+        let blocks = shared.stats.interfaces(self.index);
+        let (mut slot, mut runs, mut bytes) = (None, 0, 0);
+        for (buffer, meta) in burst.iter().zip(metas.iter_mut()) {
             let frame = buffer.frame();
             meta.read(frame, buffer.trust(), port, arrivals, table);
-            if meta.slot != slot {
-                self.count_received(port, slot, packets, bytes);
-                (slot, packets, bytes) = (meta.slot, 0, 0);
+            if slot != Some(meta.slot) {
+                (slot, runs) = (Some(meta.slot), runs + 1);
+                // Of thousands of interfaces not all counters are in the cache.
+                if let Some(block) = blocks.get(usize::from(meta.slot)) {
+                    erhu_table::prefetch_line(&block.rx_packets);
+                }
             }
-            packets += 1;
             bytes += frame.len() as u64;
         }
-        self.count_received(port, slot, packets, bytes);
-    }
-
-    /// Counts frames in a row that came in by one interface.
-    #[inline(never)]
-    fn count_received(&mut self, port: u16, slot: u16, packets: u64, bytes: u64) {
-        self.tally.received(port, packets, bytes);
-        if let Some(block) = self.shared.stats.interface(self.index, usize::from(slot)) {
-            erhu_planes::stats::add(&block.rx_packets, packets);
-            erhu_planes::stats::add(&block.rx_bytes, bytes);
+        match slot {
+            Some(slot) if runs == 1 => count_received(blocks, slot, burst.len() as u64, bytes),
+            _ => {
+                for (buffer, meta) in burst.iter().zip(metas) {
+                    count_received(blocks, meta.slot, 1, buffer.frame().len() as u64);
+                }
+            }
         }
+        self.tally.received(port, burst.len() as u64, bytes);
     }
 
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
