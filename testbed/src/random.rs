@@ -25,6 +25,11 @@ impl Random {
         (self.next() % limit as u64) as usize
     }
 
+    /// One of several.
+    pub const fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
     /// A byte.
     pub const fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[0]

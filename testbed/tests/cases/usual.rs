@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use erhu_testbed::packet::{Packet, ping, tcp, udp};
+use erhu_testbed::random::Random;
 use erhu_testbed::scenario::{Outcome, Scenario};
 
 use crate::{FIREWALL, LAN, WAN};
@@ -36,24 +37,8 @@ fn script(zone: &str) -> String {
     )
 }
 
-/// A small generator: SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ z >> 31) % bound as u64).expect("below a bound")
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
-
 /// From inside, few hosts and ports, so that packets meet.
-fn packet(chance: &mut Chance) -> Packet {
+fn packet(chance: &mut Random) -> Packet {
     let host = chance.pick(&["10.0.0.5", "10.0.0.6", "10.0.0.17", "10.0.0.18", "10.0.0.40", "10.0.0.255"]);
     let odd = ["203.0.113.9", "10.9.0.1", "198.51.100.77", "198.51.100.10", "224.0.0.9"];
     let to = match chance.below(4) {
@@ -89,7 +74,7 @@ fn story(outcome: &Outcome) -> String {
 #[test]
 fn first_packets_leave_the_same_behind_whichever_way_they_take() {
     for seed in 1..=6 {
-        let mut chance = Chance(seed);
+        let mut chance = Random::new(seed);
         let packets: Vec<Packet> = (0..600).map(|_| packet(&mut chance)).collect();
         let of = |zone: &str| {
             let scenario = Scenario::of(&script(zone)).seed(seed).burst(if seed % 2 == 0 { 64 } else { 1 });
