@@ -85,6 +85,7 @@ fn links_in_the_documents_lead_somewhere() {
         "controlplane/README.md",
         "testbed/README.md",
         "testbed/BENCHMARKS.md",
+        "testbed/CAPTURES.md",
     ] {
         let folder = repository().join(path);
         let text = document(path);

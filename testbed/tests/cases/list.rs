@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Where tests lie that stand for cases, from this crate's folder: here, and what cannot be seen by replay.
-const FOLDERS: [&str; 4] = ["tests", "tests/cases", "tests/hostile", "../dataplane/conntrack/tests/tcp"];
+const FOLDERS: [&str; 5] =
+    ["tests", "tests/cases", "tests/hostile", "../dataplane/conntrack/tests/tcp", "../dataplane/table/tests"];
 
 /// Tests by the ids in the comments above them: `/// KP1, N9: …`.
 fn tests_by_id() -> BTreeSet<(String, String)> {
