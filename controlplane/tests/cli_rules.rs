@@ -192,6 +192,26 @@ fn check_with_a_configuration_knows_its_ports() {
 }
 
 #[test]
+fn check_with_a_configuration_says_how_much_memory_it_takes_and_whether_that_is_there() {
+    let bench = Bench::new();
+    let path = bench.script("rules.rhai", BLUE);
+    let config = "connections = 200_000\nmemory_mb = 64\nworkers = [0, 1]\n[[port]]\nname = \"wan\"\n";
+    let config = bench.script("edge.toml", config);
+    let text = format!("check {} --config {}", path.display(), config.display());
+    let checked = erhu(&text);
+    assert_eq!(checked.status, 0, "{}", checked.err);
+    let line = |start: &str| checked.out.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+    assert!(line("packets").is_some_and(|line| line.ends_with(" 64")), "{}", checked.out);
+    assert!(line("this machine has").is_some(), "{}", checked.out);
+    let memory = &erhu(&format!("{text} --json")).json()["memory"];
+    // 25 segments hold 200 000 connections, and each worker may have one that is partly filled.
+    assert_eq!(memory["slab"]["tcp4"], 26 * (2 << 20));
+    assert_eq!((&memory["per_connection"]["udp4"], &memory["packets"]), (&214.9.into(), &(64 << 20).into()));
+    assert!(memory["fits"].is_boolean());
+    assert!(erhu(&format!("check {} --json", path.display())).json()["memory"].is_null(), "nothing is configured");
+}
+
+#[test]
 fn errors_of_a_check_are_data_in_json() {
     let bench = Bench::new();
     let path = bench.script("rules.rhai", "zone(\"a\", #{ idd: 1 });\n");

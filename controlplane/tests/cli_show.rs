@@ -199,6 +199,36 @@ fn workers_show_cpu_and_share() {
 }
 
 #[test]
+fn workers_show_how_long_their_loops_take_how_full_bursts_are_and_how_idle_they_are() {
+    let mut fake = fake();
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let block = fake.counters.worker(0).unwrap();
+    for (counter, value) in [
+        (&block.longest_loop_ns, 2_345_678),
+        (&block.minute_longest_ns, 45_678),
+        (&block.total_ns, 100_000),
+        (&block.busy_ns, 90_000),
+        (&block.minute_ns, 60_000),
+        (&block.minute_busy_ns, 15_000),
+        (&block.loop_times[10], 5_000),
+        (&block.loop_times[21], 1),
+        (&block.bursts[6], 77),
+    ] {
+        counter.store(value, relaxed);
+    }
+    let shown = fake.erhu("show workers");
+    assert_eq!(row(&shown.out, "0")[8..], ["75.0%", "<2.0", "45.6", "2,345"], "{}", shown.out);
+    assert_eq!(row(&shown.out, "1.0"), ["1.0 us", "2.0 us", "5,000", "0"], "{}", shown.out);
+    assert_eq!(row(&shown.out, "2,097"), ["2,097 us", "4,194 us", "1", "0"], "{}", shown.out);
+    assert_eq!(row(&shown.out, "64"), ["64", "128", "77", "0"], "{}", shown.out);
+    let json = fake.erhu("show workers --json").json();
+    let worker = &json[0];
+    assert_eq!((&worker["loop_times"][10], &worker["bursts"][6]), (&5_000.into(), &77.into()));
+    assert_eq!((&worker["minute_idle_percent"], &worker["idle_percent"]), (&75.0.into(), &10.0.into()));
+    assert_eq!(worker["minute_longest_loop_ns"], 45_678);
+}
+
+#[test]
 fn statistics_in_json_have_every_reason_and_are_the_same_each_time() {
     let json = fake().erhu("show stats --json").json();
     assert_eq!(json["ports"]["wan"], serde_json::json!({"rx_packets":0,"rx_bytes":0,"tx_packets":2468,"tx_bytes":0}));

@@ -8,11 +8,10 @@ use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
 use erhu_planes::events::EventsRegion;
 use erhu_planes::instance::InstanceDir;
 use erhu_planes::region::{Region, RegionError};
+use erhu_planes::sizing::EVENTS;
 use erhu_planes::stats::StatsRegion;
 use rustix::fs::{FlockOperation, flock};
 
-/// Events that a worker's ring holds.
-const EVENTS: usize = 1 << 14;
 /// Regions may be read by the group that may watch.
 const MODE: u32 = 0o640;
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod buffer;
+mod clock;
 mod instance;
 mod machine;
 mod poll;

@@ -1,15 +1,17 @@
 //! A worker's poll loop: ports in, pipeline, ports out.
+//!
+//! The time stamp counter is read once per loop: it ends one loop and begins the next, and is the pipeline's clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use erhu_dpdk::MbufArray;
-use erhu_pipeline::{BURST, Now, Worker};
+use erhu_dpdk::{MbufArray, ticks};
+use erhu_pipeline::{BURST, Worker};
 use erhu_planes::DropReason;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::buffer::{Packet, Pool};
+use crate::clock::Clock;
 use crate::ports::Queues;
 
 /// Empty loops after which a worker without a NIC of its own lets others have the CPU.
@@ -18,35 +20,39 @@ const PATIENCE: u32 = 2_000;
 const NAP: Duration = Duration::from_micros(20);
 /// Times that a full transmit queue is offered the rest of a burst.
 const RETRIES: usize = 4;
-/// Empty loops between publications of counters.
-const PUBLISH_EVERY: u32 = 256;
+/// Nanoseconds between publications of counters while there are packets: storing all of them costs as much as some
+/// packets do, and whoever reads them does so by hand. Where packets cease they are published at once.
+const PUBLISH_EVERY_NS: u64 = 100_000;
 
-/// Boot time and real time.
-pub fn now() -> Now {
-    let ns = |id| {
-        let t = clock_gettime(id);
-        let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
-        seconds * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0)
-    };
-    Now::new(ns(ClockId::Boottime), ns(ClockId::Realtime))
+/// How a worker polls.
+#[derive(Clone, Copy, Debug)]
+pub struct Polling {
+    /// None of the ports is a NIC, and the CPU may be somebody else's too: sleep when nothing comes.
+    pub may_nap: bool,
+    /// Frequency of the time stamp counter, Hz.
+    pub hz: u64,
 }
 
-/// Polls until told to stop. `may_nap`: none of the ports is a NIC, and the CPU may be somebody else's too.
-pub fn run(mut worker: Worker<Pool>, mut queues: Queues, stop: &Arc<AtomicBool>, may_nap: bool) {
+/// Polls until told to stop.
+pub fn run(mut worker: Worker<Pool>, mut queues: Queues, stop: &Arc<AtomicBool>, polling: Polling) {
     let mut received: MbufArray<BURST> = MbufArray::new();
     let mut sending: MbufArray<BURST> = MbufArray::new();
     let mut burst: Vec<Packet> = Vec::with_capacity(BURST);
     let mut idle = 0_u32;
+    let mut begun = ticks();
+    let mut clock = Clock::new(polling.hz, begun);
+    let mut publish_at_ns = 0;
     while !stop.load(Ordering::Relaxed) {
-        let begun = now();
+        let now = clock.at(begun);
         let mut packets = 0;
-        worker.between_bursts(begun);
+        worker.between_bursts(now);
         for (port, queue) in &mut queues.receive {
             let got = queue.poll(&mut received);
             if got == 0 {
                 continue;
             }
             packets += got;
+            worker.tally_mut().burst(got);
             for mbuf in received.drain() {
                 mbuf.prefetch_data();
                 match Packet::received(mbuf) {
@@ -54,26 +60,27 @@ pub fn run(mut worker: Worker<Pool>, mut queues: Queues, stop: &Arc<AtomicBool>,
                     None => worker.tally_mut().drop(DropReason::NoBuffer),
                 }
             }
-            worker.receive(*port, &mut burst, begun);
+            worker.receive(*port, &mut burst, now);
             transmit(&mut worker, &mut queues.transmit, &mut sending);
         }
-        packets += worker.take_handed(begun);
+        packets += worker.take_handed(now);
         worker.flush_handovers();
         transmit(&mut worker, &mut queues.transmit, &mut sending);
-        if packets > 0 {
-            idle = 0;
-            worker.tally_mut().looped(true, now().mono_ns.saturating_sub(begun.mono_ns));
-            worker.publish();
-            continue;
-        }
-        worker.tally_mut().looped(false, 0);
-        idle = idle.saturating_add(1);
-        if idle.is_multiple_of(PUBLISH_EVERY) {
+        let ended = ticks();
+        worker.tally_mut().looped(packets, clock.nanoseconds(ended.saturating_sub(begun)));
+        begun = ended;
+        let was_busy = idle == 0;
+        idle = if packets > 0 { 0 } else { idle.saturating_add(1) };
+        if now.mono_ns >= publish_at_ns || (was_busy && idle > 0) {
+            publish_at_ns = now.mono_ns + PUBLISH_EVERY_NS;
             worker.publish();
         }
-        if may_nap && idle > PATIENCE {
+        if polling.may_nap && idle > PATIENCE {
             std::thread::sleep(NAP);
-        } else {
+            let woken = ticks();
+            worker.tally_mut().napped(clock.nanoseconds(woken.saturating_sub(begun)));
+            begun = woken;
+        } else if idle > 0 {
             std::hint::spin_loop();
         }
     }

@@ -1,9 +1,9 @@
 //! The main thread: start, control, shutdown.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,22 @@ use erhu_config::{Config, ConfigError};
 use erhu_dpdk::{Eal, EalArgs, Mempool, PoolConfig};
 use erhu_nat::Nat;
 use erhu_pipeline::{Control, Pending, Shared, Worker};
+use erhu_planes::connections::Class;
 use erhu_planes::protocol::{Response, Status};
 use erhu_planes::region::RegionError;
-use erhu_table::{Table, TableError};
+use erhu_table::{HugePages, Table, TableError};
 use tracing::{info, warn};
 
 use crate::buffer::{Packet, Pool};
 use crate::instance::{Instance, InstanceError};
 use crate::ports::{Ports, Queues, is_pci};
 use crate::server::{self, Asked};
-use crate::{machine, poll, ports};
+use crate::{clock, machine, poll, ports};
 
 /// How often the main thread looks after what nobody asks for.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often pages for connections are taken and given back.
+const PROVISION: Duration = Duration::from_millis(5);
 /// How often it looks whether the workers have done what it asked.
 const CHECK: Duration = Duration::from_micros(200);
 /// Packets below which no port can be served.
@@ -74,7 +77,8 @@ pub enum StartError {
 struct Dataplane {
     eal: Eal,
     pool: Mempool,
-    ports: Ports,
+    /// Shared with what steers them for the control side, on the same thread.
+    ports: Arc<Mutex<Ports>>,
     queues: Vec<Queues>,
     shared: Arc<Shared<Packet>>,
     control: Control<Packet>,
@@ -82,6 +86,35 @@ struct Dataplane {
     seed: u64,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    /// Whether connections lie on huge pages was logged.
+    said_huge: bool,
+}
+
+fn locked(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
+    ports.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Segments of the slab that are kept ready: a sixteenth of the table, so that [`PROVISION`] suffices for several million
+/// openings a second, and no more than 64 MiB.
+fn spare_segments(connections: u32, workers: usize) -> usize {
+    let sixteenth = connections / (16 * Class::Udp4.per_segment());
+    (sixteenth as usize).max(2 * workers).min(32.max(workers))
+}
+
+/// Takes pages for connections ahead of need, and gives back those of which there is none any more, so that no worker
+/// waits for the kernel.
+fn look_after_pages(shared: &Shared<Packet>, spare: usize, stop: &AtomicBool) {
+    let mut has_failed = false;
+    while !stop.load(Ordering::Relaxed) {
+        let outcome = shared.table.provision(spare);
+        if let Err(error) = &outcome
+            && !has_failed
+        {
+            warn!("no memory for connections beyond those leased: {error}");
+        }
+        has_failed = outcome.is_err();
+        std::thread::sleep(PROVISION);
+    }
 }
 
 /// Starts, serves, stops.
@@ -156,7 +189,22 @@ impl Dataplane {
             capacity: config.connections,
         };
         let control = Control::new(shared.clone(), ports.facts.clone(), status);
-        Ok(Self { eal, pool, ports, queues, shared, control, config, seed, stop, threads: Vec::new() })
+        let ports = Arc::new(Mutex::new(ports));
+        let steered = ports.clone();
+        let control = control.steering(Box::new(move |roles| locked(&steered).steer(roles)));
+        Ok(Self {
+            eal,
+            pool,
+            ports,
+            queues,
+            shared,
+            control,
+            config,
+            seed,
+            stop,
+            threads: Vec::new(),
+            said_huge: false,
+        })
     }
 
     /// Answers requests until a signal or a request says to stop.
@@ -177,22 +225,27 @@ impl Dataplane {
     }
 
     fn look_after(&mut self) {
-        self.ports.refresh(&mut self.control.status_mut().ports);
-        self.shared.nat.tidy(poll::now().tick);
-        // Ahead of need, so that no worker waits for the kernel to clear a page.
-        if !self.threads.is_empty()
-            && let Err(e) = self.shared.table.provision(self.shared.workers())
-        {
-            warn!("no memory for connections beyond those leased: {e}");
+        locked(&self.ports).refresh(&mut self.control.status_mut().ports);
+        self.shared.nat.tidy(clock::now().tick);
+        self.shared.tidy();
+        let huge = self.shared.table.huge_pages();
+        if !self.said_huge && huge != HugePages::default() {
+            self.said_huge = true;
+            if huge.refused == 0 {
+                info!("connections lie on 2 MiB pages");
+            } else {
+                warn!("the kernel gave no 2 MiB pages for connections: a million of them will cost more time");
+            }
         }
     }
 
     fn answer(&mut self, asked: Asked) -> Result<(), StartError> {
-        let pending = self.control.request(&asked.request, asked.bytes, poll::now().tick);
+        let pending = self.control.request(&asked.request, asked.bytes, clock::now().tick);
         if let Pending::Adoption(generation) = pending {
             if self.threads.is_empty() {
                 self.start_workers()?;
             }
+            locked(&self.ports).refresh(&mut self.control.status_mut().ports);
             info!("rule set generation {generation} published");
         }
         let response = loop {
@@ -219,7 +272,19 @@ impl Dataplane {
 
     fn start_workers(&mut self) -> Result<(), StartError> {
         let Some(policy) = self.shared.policy() else { return Ok(()) };
-        let may_nap = !self.config.ports.iter().any(|p| is_pci(&p.device));
+        let polling = poll::Polling {
+            may_nap: !self.config.ports.iter().any(|p| is_pci(&p.device)),
+            hz: erhu_dpdk::ticks_per_second(&self.eal),
+        };
+        let spare = spare_segments(self.config.connections, self.config.workers.len());
+        // Those of the first rush, before it comes.
+        self.shared.table.provision(spare)?;
+        let (shared, stop) = (self.shared.clone(), self.stop.clone());
+        let thread = std::thread::Builder::new()
+            .name("pages".into())
+            .spawn(move || look_after_pages(&shared, spare, &stop))
+            .map_err(|source| StartError::System { what: "start a thread", source })?;
+        self.threads.push(thread);
         for (index, queues) in std::mem::take(&mut self.queues).into_iter().enumerate() {
             let cpu = self.config.workers.get(index).copied().unwrap_or(0);
             let pool = Pool(self.pool.clone());
@@ -238,7 +303,7 @@ impl Dataplane {
                     }
                 };
                 let worker = Worker::new(shared, index, policy, pool, seed);
-                poll::run(worker, queues, &stop, may_nap);
+                poll::run(worker, queues, &stop, polling);
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
@@ -246,7 +311,7 @@ impl Dataplane {
                 .map_err(|source| StartError::System { what: "start a worker", source })?;
             self.threads.push(thread);
         }
-        info!(workers = self.threads.len(), "polling");
+        info!(workers = self.config.workers.len(), "polling");
         Ok(())
     }
 
@@ -254,11 +319,11 @@ impl Dataplane {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                warn!("a worker had died");
+                warn!("a thread had died");
             }
         }
         self.queues.clear();
-        for port in &mut self.ports.ports {
+        for port in &mut locked(&self.ports).ports {
             if let Err(e) = port.stop() {
                 warn!("{e}");
             }

@@ -20,6 +20,7 @@ pub mod program;
 pub mod protocol;
 pub mod reason;
 pub mod region;
+pub mod sizing;
 pub mod stats;
 pub mod timeouts;
 pub mod tuple;

@@ -17,10 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// First word of every region: "erhuSHM" and a version of the header itself.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"erhuSHM1");
+
+/// Bytes of a page, and of a huge one.
+const PAGE: usize = 4096;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Types that may lie in shared memory.
 ///
@@ -227,14 +231,57 @@ impl Region {
     }
 
     fn map(file: OwnedFd, path: &Path, len: usize, writable: bool) -> Result<Self, RegionError> {
-        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: a fresh mapping at an address of the kernel's choice; it aliases nothing of this process.
-        let base = unsafe {
-            mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file.as_fd(), 0).map_err(|e| {
-                RegionError::System { path: path.display().to_string(), action: "map", source: e.into() }
-            })?
+        let fail = |source: rustix::io::Errno| RegionError::System {
+            path: path.display().to_string(),
+            action: "map",
+            source: source.into(),
         };
-        Ok(Self { base: base.cast(), len, writable, file, path: path.to_owned() })
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        if len < HUGE_PAGE {
+            // SAFETY: a fresh mapping at an address of the kernel's choice; it aliases nothing of this process.
+            let base = unsafe { mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file.as_fd(), 0) };
+            return Ok(Self { base: base.map_err(fail)?.cast(), len, writable, file, path: path.to_owned() });
+        }
+        // On a boundary of huge pages, so that a huge page of the file can be one of the mapping: a reservation that
+        // is long enough is made first, and what it has too much is given back.
+        let reserved = len + HUGE_PAGE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: as above; nothing can be read or written there.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), reserved, ProtFlags::empty(), flags) };
+        let start: *mut u8 = start.map_err(fail)?.cast();
+        let before = start.align_offset(HUGE_PAGE).min(HUGE_PAGE);
+        // SAFETY: `before` is at most a huge page, and the reservation is longer than the region by that much. The new
+        // mapping replaces a part of the reservation, of which nobody else knows.
+        let base = unsafe {
+            mmap(start.add(before).cast(), len, protection, MapFlags::SHARED | MapFlags::FIXED, file.as_fd(), 0)
+        };
+        let end = before + len.next_multiple_of(PAGE);
+        // SAFETY: the parts of the reservation before and behind the new mapping, or all of it where there is none.
+        unsafe {
+            if base.is_err() {
+                let _ = munmap(start.cast(), reserved);
+            } else {
+                if before > 0 {
+                    let _ = munmap(start.cast(), before);
+                }
+                if end < reserved {
+                    let _ = munmap(start.add(end).cast(), reserved - end);
+                }
+            }
+        }
+        Ok(Self { base: base.map_err(fail)?.cast(), len, writable, file, path: path.to_owned() })
+    }
+
+    /// Puts a range of whole huge pages (2 MiB) that [`Self::allocate`] has backed on huge pages, whatever the file
+    /// system's own habit is. It copies what is there; meanwhile others that touch it wait. Returns whether the kernel
+    /// did (Linux 6.1 and later, where it has such pages to give).
+    pub fn collapse(&self, offset: usize, len: usize) -> bool {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        if !inside || !offset.is_multiple_of(HUGE_PAGE) || !len.is_multiple_of(HUGE_PAGE) || len == 0 {
+            return false;
+        }
+        // SAFETY: the range was just checked to lie in our mapping, and the advice changes no contents.
+        unsafe { libc::madvise(self.base.add(offset).cast(), len, libc::MADV_COLLAPSE) == 0 }
     }
 
     /// Asks for transparent huge pages; best effort.
@@ -246,6 +293,11 @@ impl Region {
     /// Bytes of the whole region.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes of memory that back it at present, as the file system counts them.
+    pub fn backed(&self) -> u64 {
+        rustix::fs::fstat(&self.file).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
     }
 
     /// Whether the region has no bytes.
@@ -395,6 +447,27 @@ pub fn boot_id() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_region_lies_on_a_huge_page_boundary_and_keeps_what_is_collapsed() {
+        let region = Region::anonymous("large", 3 * HUGE_PAGE + PAGE).unwrap();
+        assert_eq!(region.base.addr() % HUGE_PAGE, 0);
+        region.allocate(HUGE_PAGE, HUGE_PAGE).unwrap();
+        assert_eq!(region.backed(), HUGE_PAGE as u64);
+        let word: &AtomicU64 = region.get(HUGE_PAGE + 800).unwrap();
+        word.store(7, Ordering::Relaxed);
+        // Where the kernel cannot, nothing happens.
+        region.collapse(HUGE_PAGE, HUGE_PAGE);
+        assert_eq!((word.load(Ordering::Relaxed), region.backed()), (7, HUGE_PAGE as u64));
+        assert!(
+            !region.collapse(PAGE, HUGE_PAGE) && !region.collapse(0, PAGE) && !region.collapse(0, 64 * HUGE_PAGE)
+        );
+        region.punch(HUGE_PAGE, HUGE_PAGE);
+        // Looking at it takes a page.
+        assert_eq!((region.backed(), word.load(Ordering::Relaxed)), (0, 0));
+        let last: &AtomicU64 = region.get(3 * HUGE_PAGE + PAGE - 8).unwrap();
+        assert_eq!(last.load(Ordering::Relaxed), 0);
+    }
 
     const EXPECT: Expect = Expect { kind: RegionKind::Stats, layout_version: 3, layout_hash: 7 };
 

@@ -19,6 +19,8 @@ pub const MAX_INTERFACES: usize = 8192;
 pub const MAX_NAMED: usize = 4096;
 /// Buckets of the loop-time histogram: bucket `n` counts loops of 2ⁿ … 2ⁿ⁺¹−1 nanoseconds.
 pub const LOOP_BUCKETS: usize = 32;
+/// Buckets of the burst histogram: bucket `n` counts bursts of 2ⁿ … 2ⁿ⁺¹−1 packets, the last one larger ones too.
+pub const BURST_BUCKETS: usize = 8;
 
 /// A directory entry: the name behind a slot number. `[W]` main thread; a slot keeps its name for ever.
 #[repr(C, align(64))]
@@ -64,15 +66,29 @@ pub struct WorkerBlock {
     pub ended: AtomicU64,
     /// Longest loop in nanoseconds.
     pub longest_loop_ns: AtomicU64,
-    _line: [AtomicU64; 2],
+    /// Longest loop of the last minute, likewise.
+    pub minute_longest_ns: AtomicU64,
+    /// Nanoseconds that it has polled, naps included.
+    pub total_ns: AtomicU64,
+    /// Nanoseconds of loops that had packets.
+    pub busy_ns: AtomicU64,
+    /// Nanoseconds that it has slept because nothing came.
+    pub napped_ns: AtomicU64,
+    /// Nanoseconds of the last minute's whole seconds: 60 × 10⁹ once it has run for that long.
+    pub minute_ns: AtomicU64,
+    /// Nanoseconds of those that were in loops with packets.
+    pub minute_busy_ns: AtomicU64,
+    _line: [AtomicU64; 4],
     /// By [`crate::DropReason::index`].
     pub drops: [AtomicU64; DROP_SLOTS],
     /// By [`crate::Counter::index`].
     pub counters: [AtomicU64; COUNTER_SLOTS],
     /// First packets refused, by the drop reason's index.
     pub refused: [AtomicU64; DROP_SLOTS],
-    /// By log₂ of the loop's nanoseconds.
+    /// Loops, by log₂ of their nanoseconds.
     pub loop_times: [AtomicU64; LOOP_BUCKETS],
+    /// Bursts that were received, by log₂ of their packets.
+    pub bursts: [AtomicU64; BURST_BUCKETS],
     /// By port number.
     pub ports: [PortCounters; MAX_PORTS],
 }
@@ -124,7 +140,7 @@ macro_rules! shared {
 shared!(
     NameEntry = 64,
     PortCounters = 32,
-    WorkerBlock = 64 + 8 * (2 * DROP_SLOTS + COUNTER_SLOTS + LOOP_BUCKETS) + 32 * MAX_PORTS,
+    WorkerBlock = 128 + 8 * (2 * DROP_SLOTS + COUNTER_SLOTS + LOOP_BUCKETS + BURST_BUCKETS) + 32 * MAX_PORTS,
     ZoneBlock = 64 + 8 * DROP_SLOTS,
     InterfaceBlock = 64 + 8 * DROP_SLOTS,
     NamedCounter = 16
@@ -167,13 +183,17 @@ const ZONES_AT: usize = PORTS_AT + MAX_PORTS * 64;
 const INTERFACES_AT: usize = ZONES_AT + MAX_ZONES * 64;
 const NAMED_AT: usize = INTERFACES_AT + MAX_INTERFACES * 64;
 const WORKERS_AT: usize = (NAMED_AT + MAX_NAMED * 64).next_multiple_of(4096);
-const WORKER_BYTES: usize = size_of::<WorkerBlock>().next_multiple_of(4096);
+/// Bytes of a worker's own counters.
+pub const WORKER_BYTES: usize = size_of::<WorkerBlock>().next_multiple_of(4096);
 const ZONE_BLOCKS_AT: usize = WORKERS_AT + MAX_WORKERS * WORKER_BYTES;
+
+/// Bytes that are taken whatever has counters: header and names of ports.
+pub const FIXED: u64 = ZONES_AT as u64;
 
 /// What a stats region must say to be accepted.
 pub const EXPECT: Expect = Expect {
     kind: RegionKind::Stats,
-    layout_version: 1,
+    layout_version: 2,
     layout_hash: layout_hash(&[
         ZONES_AT,
         INTERFACES_AT,
@@ -182,6 +202,7 @@ pub const EXPECT: Expect = Expect {
         WORKER_BYTES,
         ZONE_BLOCKS_AT,
         offset_of!(WorkerBlock, drops),
+        offset_of!(WorkerBlock, loop_times),
         offset_of!(WorkerBlock, ports),
         offset_of!(ZoneBlock, drops),
         offset_of!(InterfaceBlock, drops),
@@ -406,6 +427,37 @@ mod tests {
         assert_eq!(reader.worker(1).unwrap().ports[1].tx_packets.load(Ordering::Relaxed), 4);
         assert_eq!(reader.named(1, 0).unwrap().packets.load(Ordering::Relaxed), 9);
         assert!(reader.worker(2).is_none() && reader.zone(2, 0).is_none() && reader.zone(0, MAX_ZONES).is_none());
+    }
+
+    #[test]
+    fn no_line_holds_counters_of_two_workers() {
+        const WORKERS: usize = 3;
+        let region = Region::anonymous("stats", StatsRegion::size(WORKERS)).unwrap();
+        let stats = StatsRegion::create(region, WORKERS, &[], 5).unwrap();
+        let lines = |address: usize, bytes: usize| address / 64..=(address + bytes - 1) / 64;
+        let mut owners = std::collections::HashMap::new();
+        for worker in 0..WORKERS {
+            let mut own = vec![lines(std::ptr::from_ref(stats.worker(worker).unwrap()).addr(), WORKER_BYTES)];
+            for slot in [0, 1, 2, 3, 4, 5, MAX_NAMED - 1] {
+                let zone = std::ptr::from_ref(stats.zone(worker, slot).unwrap()).addr();
+                let interface = std::ptr::from_ref(stats.interface(worker, slot).unwrap()).addr();
+                let named = std::ptr::from_ref(stats.named(worker, slot).unwrap()).addr();
+                own.push(lines(zone, size_of::<ZoneBlock>()));
+                own.push(lines(interface, size_of::<InterfaceBlock>()));
+                own.push(lines(named, size_of::<NamedCounter>()));
+            }
+            for (last, block) in [(MAX_ZONES - 1, 0), (MAX_INTERFACES - 1, 1)] {
+                let (at, size) = if block == 0 {
+                    (std::ptr::from_ref(stats.zone(worker, last).unwrap()).addr(), size_of::<ZoneBlock>())
+                } else {
+                    (std::ptr::from_ref(stats.interface(worker, last).unwrap()).addr(), size_of::<InterfaceBlock>())
+                };
+                own.push(lines(at, size));
+            }
+            for line in own.into_iter().flatten() {
+                assert_eq!(*owners.entry(line).or_insert(worker), worker, "line {line:#x}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod crossing;
 mod destinations;
 mod families;
+pub(crate) mod memory;
 mod rules;
 mod sets;
 mod sizing;

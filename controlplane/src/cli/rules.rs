@@ -6,6 +6,7 @@ use erhu_planes::program::Program;
 use serde_json::json;
 
 use super::{Failure, Io};
+use crate::check::memory::{self, Machine};
 use crate::client::{AskError, Dataplane, running, status};
 use crate::config::Config;
 use crate::diff;
@@ -23,10 +24,8 @@ impl From<PublishError> for Failure {
 
 /// `erhu check SCRIPT [--config FILE]`.
 pub(super) fn check(script: &Path, config: Option<&Path>, io: &mut Io<'_>) -> Result<(), Failure> {
-    let facts = match config {
-        Some(file) => (&Config::for_replay(file).map_err(|e| Failure::Refused(e.to_string()))?).into(),
-        None => Facts::default(),
-    };
+    let config = config.map(Config::for_replay).transpose().map_err(|e| Failure::Refused(e.to_string()))?;
+    let facts = config.as_ref().map_or_else(Facts::default, Facts::from);
     let checked = checked(script, &facts, io)?;
     let program = &checked.program;
     let rules: usize =
@@ -38,14 +37,21 @@ pub(super) fn check(script: &Path, config: Option<&Path>, io: &mut Io<'_>) -> Re
         ("pools", program.pools.len()),
         ("rules", rules),
     ];
+    let memory = config.map(|config| (memory::of(&config, program), Machine::this(&config.instance)));
     if io.json {
         let mut object: serde_json::Map<_, _> = found.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
         object.insert("errors".into(), json!([]));
         object.insert("warnings".into(), texts(&checked.warnings));
+        if let Some((sizing, machine)) = &memory {
+            object.insert("memory".into(), memory::json(sizing, machine));
+        }
         writeln!(io.out, "{}", serde_json::Value::Object(object))?;
     } else {
         let found: Vec<String> = found.iter().map(|(name, count)| format!("{count} {name}")).collect();
         writeln!(io.out, "{}: no errors; {}", script.display(), found.join(", "))?;
+        if let Some((sizing, machine)) = &memory {
+            memory::text(sizing, machine, io.out)?;
+        }
     }
     Ok(())
 }

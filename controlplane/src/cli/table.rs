@@ -14,14 +14,15 @@ pub enum Align {
 /// Rows under headings.
 #[derive(Clone, Debug)]
 pub struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// An empty table.
-    pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+    pub fn new(columns: &[(&str, Align)]) -> Self {
+        let columns = columns.iter().map(|(heading, align)| ((*heading).to_owned(), *align)).collect();
+        Self { columns, rows: Vec::new() }
     }
 
     /// Adds a row; cells that are missing are empty, an empty cell prints as `-`.
@@ -46,7 +47,7 @@ impl Table {
                 cells.chain([heading.len()]).max().unwrap_or(0)
             })
             .collect();
-        let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let headings: Vec<String> = self.columns.iter().map(|(heading, _)| heading.clone()).collect();
         for row in std::iter::once(&headings).chain(&self.rows) {
             let mut line = String::new();
             for (at, (width, (_, align))) in widths.iter().zip(&self.columns).enumerate() {

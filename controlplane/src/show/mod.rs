@@ -2,8 +2,7 @@
 
 pub mod rules;
 pub mod stats;
-
-use std::sync::atomic::Ordering;
+mod workers;
 
 use clap::{Args, ValueEnum};
 use erhu_planes::program::{Encapsulation, Interface, Prefix, Program, RouteTarget};
@@ -84,7 +83,7 @@ pub(crate) fn run(args: &ShowArgs, io: &mut Io<'_>, dataplane: &mut dyn Dataplan
             let program = running_program(dataplane)?;
             Ok(rules::show(io, &program, &dataplane.stats()?)?)
         }
-        What::Workers => workers(io, dataplane),
+        What::Workers => workers::show(io, &dataplane.stats()?),
         What::Stats => Ok(stats::show(io, &dataplane.stats()?)?),
         What::Sets | What::Services => Ok(()),
     }
@@ -325,41 +324,6 @@ fn pools(io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Failure> 
             grouped(pool.returned),
             grouped(pool.exhausted),
         ]);
-    }
-    print(io, &table, rows)
-}
-
-fn workers(io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Failure> {
-    let stats = dataplane.stats()?;
-    let mut table = Table::new(&[
-        ("WORKER", RIGHT),
-        ("CPU", RIGHT),
-        ("GENERATION", RIGHT),
-        ("LOOPS", RIGHT),
-        ("BUSY", RIGHT),
-        ("LIVE", RIGHT),
-        ("CREATED", RIGHT),
-        ("ENDED", RIGHT),
-        ("DROPS", RIGHT),
-        ("LONGEST LOOP/US", RIGHT),
-    ]);
-    let mut rows = Vec::new();
-    for (worker, block) in (0..stats.workers()).filter_map(|w| Some((w, stats.worker(w)?))) {
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let cpu = Some(block.cpu.load(Ordering::Relaxed)).filter(|cpu| *cpu != u32::MAX);
-        let generation = block.generation.load(Ordering::Relaxed);
-        let (loops, busy) = (load(&block.loops), load(&block.busy_loops));
-        let (created, ended) = (load(&block.created), load(&block.ended));
-        let live = created.saturating_sub(ended);
-        let drops: u64 = block.drops.iter().map(load).sum();
-        let longest = load(&block.longest_loop_ns);
-        rows.push(json!({
-            "worker": worker, "cpu": cpu, "generation": generation, "loops": loops, "busy_loops": busy, "live": live,
-            "created": created, "ended": ended, "drops": drops, "longest_loop_ns": longest,
-            "loop_times": block.loop_times.iter().map(load).collect::<Vec<_>>(),
-        }));
-        let facts = [worker.to_string(), cpu.map_or_else(String::new, |cpu| cpu.to_string()), generation.to_string()];
-        table.row(facts.into_iter().chain([loops, busy, live, created, ended, drops, longest / 1000].map(grouped)));
     }
     print(io, &table, rows)
 }

@@ -9,6 +9,7 @@ use erhu_planes::stats::Directory;
 
 use crate::policy::{Policy, PortFacts, Registries, Registry};
 use crate::shared::{Job, JobKind, Shared};
+use crate::steering::{Affinity, Role, Spread, roles};
 
 /// An answer, or what it waits for.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub enum Pending {
     Shutdown,
 }
 
+/// Makes ports spread packets as suits what they lead to, and says how each does; one per port.
+pub type Steering = Box<dyn FnMut(&[Role]) -> Vec<Option<Spread>> + Send>;
+
 /// The control side of a dataplane.
 pub struct Control<B> {
     shared: Arc<Shared<B>>,
@@ -32,6 +36,7 @@ pub struct Control<B> {
     status: Status,
     generation: u32,
     encoded: Option<Vec<u8>>,
+    steering: Option<Steering>,
 }
 
 impl<B> Control<B> {
@@ -45,7 +50,14 @@ impl<B> Control<B> {
             status,
             generation: 0,
             encoded: None,
+            steering: None,
         }
+    }
+
+    /// The same, which has ports spread packets over several workers as each policy needs it.
+    #[must_use]
+    pub fn steering(self, steering: Steering) -> Self {
+        Self { steering: Some(steering), ..self }
     }
 
     /// Port facts of the status, to update what can change (links).
@@ -60,7 +72,7 @@ impl<B> Control<B> {
     pub fn adopt(&mut self, bytes: Vec<u8>, now_tick: u32) -> Result<u32, String> {
         let program = Program::decode(&bytes).map_err(|e| e.to_string())?;
         let generation = self.generation + 1;
-        let policy = Policy::build(program, generation, &self.ports, &mut self.registries, &self.shared.nat)
+        let mut policy = Policy::build(program, generation, &self.ports, &mut self.registries, &self.shared.nat)
             .map_err(|e| e.to_string())?;
         let kinds = [
             (Directory::Zones, &self.registries.zones),
@@ -71,6 +83,9 @@ impl<B> Control<B> {
             register(&self.shared, kind, registry, done)?;
         }
         self.shared.table.provision(self.shared.workers()).map_err(|e| e.to_string())?;
+        if let Some(steer) = self.steering.as_mut().filter(|_| self.shared.workers() > 1) {
+            policy.affinity = Affinity::new(steer(&roles(&policy.program, &self.ports)));
+        }
         self.shared.adjacencies.adopt(&policy, now_tick);
         self.shared.publish(Arc::new(policy));
         (self.generation, self.encoded) = (generation, Some(bytes));

@@ -44,8 +44,11 @@ impl<P: Buffers> Worker<P> {
         let is_near = interface.reaches(packet.spa.into());
         let may_learn = is_near || self.shared.adjacencies.knows(interface.slot, packet.spa.into());
         if may_learn && speaks_for_itself(&policy, interface, packet.spa, packet.sha) {
-            self.shared.adjacencies.learn(interface, packet.spa.into(), packet.sha, self.clock.tick);
-            self.serve_waiting();
+            let shared = self.shared();
+            let learnt = shared.adjacencies.learn(interface, packet.spa.into(), packet.sha, self.clock.tick);
+            if let Some(adjacency) = learnt {
+                self.serve_neighbour(adjacency);
+            }
         }
         let asks = packet.op == arp::REQUEST && packet.spa != packet.tpa;
         if !asks || !answers_for(&policy, interface, packet.tpa) {

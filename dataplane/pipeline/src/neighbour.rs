@@ -32,6 +32,8 @@ pub const ADJACENCIES: usize = 65_536;
 pub const UNRESOLVED_PER_INTERFACE: u16 = 1024;
 /// Adjacencies of one interface, resolved or not.
 pub const PER_INTERFACE: u16 = 4096;
+/// Adjacencies that the main thread looks at with one hold of the lock: first packets may wait for it.
+const PART: usize = 256;
 /// Packets that may wait for one next hop, over all workers.
 pub const WAITING_PER_NEIGHBOUR: u32 = 64;
 
@@ -439,10 +441,11 @@ impl Adjacencies {
         Some(self.get(number).egress().destination)
     }
 
-    /// Someone said where an address is. Makes the entry if need be. Static entries stay.
-    pub fn learn(&self, interface: &Interface, address: IpAddr, mac: [u8; 6], now_tick: u32) {
-        let Some(number) = self.find_or_add(interface, address) else { return };
+    /// Someone said where an address is. Makes the entry if need be; returns its number. Static entries stay.
+    pub fn learn(&self, interface: &Interface, address: IpAddr, mac: [u8; 6], now_tick: u32) -> Option<u32> {
+        let number = self.find_or_add(interface, address)?;
         self.resolve(number, mac, false, now_tick);
+        Some(number)
     }
 
     fn resolve(&self, number: u32, mac: [u8; 6], is_static: bool, now_tick: u32) {
@@ -473,10 +476,13 @@ impl Adjacencies {
     /// Takes over a new policy: interfaces' MACs, MTUs and tags, static neighbours; entries of interfaces that are gone
     /// are forgotten.
     pub fn adopt(&self, policy: &Policy, now_tick: u32) {
-        {
+        for first in (0..self.lines.len()).step_by(PART) {
             let mut book = self.book();
-            let hops = book.hops.clone();
-            for (number, key) in hops.into_iter().enumerate() {
+            let hops: Vec<_> = book.hops.iter().copied().enumerate().skip(first).take(PART).collect();
+            if hops.is_empty() {
+                break;
+            }
+            for (number, key) in hops {
                 let line = &self.lines[number];
                 match policy.interface(key.0) {
                     Some(interface) => {
@@ -509,23 +515,30 @@ impl Adjacencies {
 
     /// All neighbours, by interface and address.
     pub fn list(&self) -> Vec<NeighbourEntry> {
-        let book = self.book();
-        let mut list: Vec<NeighbourEntry> = book
-            .numbers
-            .iter()
-            .map(|((slot, address), number)| {
-                let line = self.get(*number);
+        let mut list = Vec::new();
+        for first in (0..self.lines.len()).step_by(PART) {
+            list.reserve(PART);
+            let book = self.book();
+            let hops = book.hops.iter().enumerate().skip(first).take(PART);
+            if hops.len() == 0 {
+                break;
+            }
+            for (number, key) in hops.filter_map(|(at, key)| Some((u32::try_from(at).ok()?, key))) {
+                if book.numbers.get(key) != Some(&number) {
+                    continue;
+                }
+                let line = self.get(number);
                 let state = line.state.load(Ordering::Relaxed);
-                NeighbourEntry {
-                    slot: *slot,
-                    address: *address,
+                list.push(NeighbourEntry {
+                    slot: key.0,
+                    address: key.1,
                     mac: (state & RESOLVED != 0).then(|| unpack_mac(state)),
                     is_static: state & STATIC != 0,
                     waiting: line.waiting.load(Ordering::Relaxed),
                     since: line.since.load(Ordering::Relaxed),
-                }
-            })
-            .collect();
+                });
+            }
+        }
         list.sort_by_key(|n| (n.slot, n.address));
         list
     }

@@ -325,7 +325,11 @@ impl<P: Buffers> Worker<P> {
         let wish_for = if is_hairpin { *original } else { aimed };
         let wish = Wish { target, ports, random, original: wish_for, zone, now_tick };
         let is_none = matches!(opening.translation, Translation::None);
-        match self.shared.nat.choose(&wish, attempt, &mut self.rng, |_, _| true) {
+        let towards = policy.affinity.as_ref().and_then(|affinity| {
+            affinity.towards(opening.egress?.port, self.index, plain.proto, (plain.src, plain.sport))
+        });
+        let leads_here = |address, port| towards.is_none_or(|towards| towards.is_reached_by(address, port));
+        match self.shared.nat.choose(&wish, attempt, &mut self.rng, leads_here) {
             Ok(lease) => {
                 let external = Some((lease.address, lease.port));
                 let reply = translated_reply(&aimed, opening.reply_zone, external).ok_or(DropReason::Invalid)?;

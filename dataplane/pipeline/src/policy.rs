@@ -11,6 +11,8 @@ use erhu_wire::ethernet::pack_mac;
 use erhu_wire::ipv6;
 use hashbrown::HashMap;
 
+use crate::steering::Affinity;
+
 /// Marks a port and VLAN that belong to no interface.
 pub const NO_SLOT: u16 = u16::MAX;
 const TAGS: usize = 4096;
@@ -274,6 +276,8 @@ pub struct Policy {
     pub counter_slots: Vec<u16>,
     /// Sum of the zones' reserves.
     pub has_reserves: bool,
+    /// How ports spread packets over workers, where there are several workers and that is known.
+    pub affinity: Option<Affinity>,
 }
 
 impl Policy {
@@ -374,6 +378,7 @@ impl Policy {
                 tracking: Tracking::Loose,
                 timeout: 0,
             },
+            affinity: None,
             rules,
             interfaces,
             slot_of_index,

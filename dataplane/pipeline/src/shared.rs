@@ -1,7 +1,7 @@
 //! What all workers of a dataplane share, and how they hand things to each other.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use erhu_nat::Nat;
@@ -98,6 +98,13 @@ where
     <[T]>::new_box_zeroed_with_elems(count).expect("megabytes of address space")
 }
 
+/// What was replaced or is done with.
+#[derive(Debug, Default)]
+struct Leftovers {
+    policies: Vec<Arc<Policy>>,
+    jobs: Vec<Arc<Job>>,
+}
+
 /// Everything that workers share.
 #[derive(Debug)]
 pub struct Shared<B> {
@@ -119,6 +126,8 @@ pub struct Shared<B> {
     /// Connections that reserves keep free now.
     pub reserved_free: AtomicI64,
     policy: Mutex<Option<Arc<Policy>>>,
+    /// What workers may still hold and none of them shall be the last to: freeing it would take one too long.
+    leftovers: Mutex<Leftovers>,
     generation: AtomicU32,
     adopted: Box<[AtomicU32]>,
     rings: Box<[ArrayQueue<Batch<B>>]>,
@@ -147,6 +156,7 @@ impl<B> Shared<B> {
             accounts: zeroed(1 << 16),
             reserved_free: AtomicI64::new(0),
             policy: Mutex::new(None),
+            leftovers: Mutex::default(),
             generation: AtomicU32::new(0),
             adopted: (0..workers).map(|_| AtomicU32::new(0)).collect(),
             rings: (0..workers * workers).map(|_| ArrayQueue::new(RING)).collect(),
@@ -176,10 +186,30 @@ impl<B> Shared<B> {
             });
             self.reserved_free.store(free.sum(), Ordering::Relaxed);
         }
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
+        self.tidy();
+        let replaced = self.policy.lock().unwrap_or_else(PoisonError::into_inner).replace(policy);
+        self.leftovers().policies.extend(replaced);
         // Release; pairs with the Acquire in `newer_than`.
         self.generation.store(generation, Ordering::Release);
         self.stats.header().generation.store(generation, Ordering::Relaxed);
+    }
+
+    fn leftovers(&self) -> MutexGuard<'_, Leftovers> {
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees policies and jobs that no worker holds any more. For the main thread, now and then; returns how many are
+    /// left.
+    pub fn tidy(&self) -> usize {
+        let mut leftovers = self.leftovers();
+        let free: (Vec<_>, Vec<_>) = (
+            leftovers.policies.extract_if(.., |policy| Arc::strong_count(policy) == 1).collect(),
+            leftovers.jobs.extract_if(.., |job| Arc::strong_count(job) == 1).collect(),
+        );
+        let left = leftovers.policies.len() + leftovers.jobs.len();
+        drop(leftovers);
+        drop(free);
+        left
     }
 
     /// The policy to run.
@@ -223,6 +253,8 @@ impl<B> Shared<B> {
 
     /// Hands a job to every worker; `false` where one has too many already.
     pub fn start(&self, job: &Arc<Job>) -> bool {
+        self.tidy();
+        self.leftovers().jobs.push(job.clone());
         // To every worker, even where one has no room: those that got it finish it.
         self.jobs.iter().filter(|queue| queue.push(job.clone()).is_err()).count() == 0
     }

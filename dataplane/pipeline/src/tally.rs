@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use erhu_planes::reason::{COUNTER_SLOTS, DROP_SLOTS};
-use erhu_planes::stats::{LOOP_BUCKETS, WorkerBlock};
+use erhu_planes::stats::WorkerBlock;
 use erhu_planes::{Counter, DropReason, MAX_PORTS};
+
+use crate::loops::Loops;
 
 /// Packets and bytes of one port.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,20 +51,20 @@ impl Run {
 
 /// Totals of one kind of events, and which of them changed since readers last saw them.
 #[derive(Clone, Debug)]
-struct Totals<const N: usize> {
+pub(crate) struct Totals<const N: usize> {
     totals: [u64; N],
     /// A bit each. At first all: what readers saw may be of a worker before.
     changed: Cell<u32>,
 }
 
 impl<const N: usize> Totals<N> {
-    const fn new() -> Self {
+    pub const fn new() -> Self {
         const { assert!(N <= 32) };
         Self { totals: [0; N], changed: Cell::new(u32::MAX) }
     }
 
     #[inline(always)]
-    fn add(&mut self, index: usize, by: u64) {
+    pub fn add(&mut self, index: usize, by: u64) {
         if let Some(total) = self.totals.get_mut(index) {
             *total += by;
             *self.changed.get_mut() |= 1 << index;
@@ -70,7 +72,7 @@ impl<const N: usize> Totals<N> {
     }
 
     /// Stores those that changed: few of many in most bursts.
-    fn publish(&self, to: &[AtomicU64; N]) {
+    pub fn publish(&self, to: &[AtomicU64; N]) {
         let mut changed = self.changed.replace(0);
         while changed != 0 {
             let index = changed.trailing_zeros() as usize;
@@ -88,12 +90,9 @@ pub struct Tally {
     drops: Totals<DROP_SLOTS>,
     counters: Totals<COUNTER_SLOTS>,
     refused: Totals<DROP_SLOTS>,
-    loop_times: Totals<LOOP_BUCKETS>,
     created: u64,
     ended: u64,
-    loops: u64,
-    busy_loops: u64,
-    longest_loop_ns: u64,
+    loops: Loops,
     ports: [PortTally; MAX_PORTS],
     used_ports: usize,
 }
@@ -105,12 +104,9 @@ impl Tally {
             drops: Totals::new(),
             counters: Totals::new(),
             refused: Totals::new(),
-            loop_times: Totals::new(),
             created: 0,
             ended: 0,
-            loops: 0,
-            busy_loops: 0,
-            longest_loop_ns: 0,
+            loops: Loops::default(),
             ports: [PortTally::default(); MAX_PORTS],
             used_ports: ports.min(MAX_PORTS),
         }
@@ -142,6 +138,12 @@ impl Tally {
     /// One connection more.
     pub fn created(&mut self) {
         self.created += 1;
+    }
+
+    /// Connections made since the worker started.
+    #[inline]
+    pub(crate) fn created_in_all(&self) -> u64 {
+        self.created
     }
 
     /// One connection less.
@@ -183,31 +185,33 @@ impl Tally {
         self.drop(DropReason::TransmitFull);
     }
 
-    /// One loop, with or without packets, and how long it took.
+    /// One loop that handled so many packets, and how long it took.
     #[inline]
-    pub fn looped(&mut self, busy: bool, ns: u64) {
-        self.loops += 1;
-        if busy {
-            self.busy_loops += 1;
-            let bucket = (63 - (ns | 1).leading_zeros() as usize).min(LOOP_BUCKETS - 1);
-            self.loop_times.add(bucket, 1);
-            self.longest_loop_ns = self.longest_loop_ns.max(ns);
-        }
+    pub fn looped(&mut self, packets: usize, ns: u64) {
+        self.loops.looped(packets, ns);
+    }
+
+    /// One burst of a receive queue; empty ones do not count.
+    #[inline]
+    pub fn burst(&mut self, packets: usize) {
+        self.loops.burst(packets);
+    }
+
+    /// The worker has slept.
+    pub fn napped(&mut self, ns: u64) {
+        self.loops.napped(ns);
     }
 
     /// Stores everything where readers see it.
     pub fn publish(&self, block: &WorkerBlock, generation: u32) {
         let relaxed = Ordering::Relaxed;
-        block.loops.store(self.loops, relaxed);
-        block.busy_loops.store(self.busy_loops, relaxed);
-        block.longest_loop_ns.store(self.longest_loop_ns, relaxed);
+        self.loops.publish(block);
         block.generation.store(generation, relaxed);
         block.created.store(self.created, relaxed);
         block.ended.store(self.ended, relaxed);
         self.drops.publish(&block.drops);
         self.counters.publish(&block.counters);
         self.refused.publish(&block.refused);
-        self.loop_times.publish(&block.loop_times);
         for (to, from) in block.ports.iter().zip(&self.ports).take(self.used_ports) {
             to.rx_packets.store(from.rx_packets, relaxed);
             to.rx_bytes.store(from.rx_bytes, relaxed);

@@ -209,7 +209,14 @@ impl<P: Buffers> Worker<P> {
                         &own
                     }
                 };
-                match shared.nat.open4(pool, ports, &opening, ahead, |_, _| true) {
+                let towards = held.policy.affinity.as_ref().and_then(|affinity| {
+                    let remote = (Ipv4Addr::from(opening.addresses.1).into(), opening.ports.1);
+                    affinity.towards(accepted.egress.port, self.index, opening.proto, remote)
+                });
+                let leads_here = |address: u32, port| {
+                    towards.is_none_or(|towards| towards.is_reached_by(Ipv4Addr::from(address).into(), port))
+                };
+                match shared.nat.open4(pool, ports, &opening, ahead, leads_here) {
                     Some(given) => Some(given),
                     None => {
                         self.leave_usual(held, &opening, None, None);

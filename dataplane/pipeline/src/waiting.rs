@@ -12,6 +12,7 @@ use erhu_planes::{Counter, DropReason};
 use erhu_wire::rewrite::Rewrite4;
 use erhu_wire::rewrite6::Rewrite6;
 use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, checksum, ethernet};
+use hashbrown::HashMap;
 
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::encapsulate;
@@ -19,6 +20,10 @@ use crate::worker::{Meta, Worker};
 
 /// Packets that wait on one worker.
 const PER_WORKER: usize = 4096;
+/// Next hops that one loop looks at: whoever scans a connected prefix shall not make every loop longer.
+const LOOKS: usize = 64;
+/// Packets whose wait ends in one loop; those of the last next hop make it up to 63 more.
+const PACKETS: usize = 64;
 
 /// A packet that waits: its IP packet is ready, its frame not.
 #[derive(Debug)]
@@ -40,12 +45,26 @@ struct Group<B> {
 #[derive(Debug)]
 pub(crate) struct Waiting<B> {
     groups: Vec<Group<B>>,
+    /// Places in `groups` by adjacency.
+    places: HashMap<u32, usize>,
     total: usize,
+    /// Where the next loop goes on looking, at which instant that began, and how many are left to look at for it.
+    hand: usize,
+    since_ns: u64,
+    left: usize,
 }
 
 impl<B> Default for Waiting<B> {
     fn default() -> Self {
-        Self { groups: Vec::new(), total: 0 }
+        // Room from the start, so that no loop makes it.
+        Self {
+            groups: Vec::with_capacity(PER_WORKER),
+            places: HashMap::with_capacity(PER_WORKER),
+            total: 0,
+            hand: 0,
+            since_ns: 0,
+            left: 0,
+        }
     }
 }
 
@@ -54,6 +73,33 @@ impl<B> Waiting<B> {
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    fn of(&mut self, adjacency: u32) -> Option<&mut Group<B>> {
+        let place = *self.places.get(&adjacency)?;
+        self.groups.get_mut(place)
+    }
+
+    fn add(&mut self, adjacency: u32, round: u32, packet: Packet<B>) {
+        self.total += 1;
+        match self.of(adjacency) {
+            Some(group) => group.packets.push_back(packet),
+            None => {
+                self.places.insert(adjacency, self.groups.len());
+                self.groups.push(Group { adjacency, round, packets: VecDeque::from([packet]) });
+            }
+        }
+    }
+
+    /// Takes a group out.
+    fn take(&mut self, place: usize) -> VecDeque<Packet<B>> {
+        let group = self.groups.swap_remove(place);
+        self.places.remove(&group.adjacency);
+        if let Some(moved) = self.groups.get(place) {
+            self.places.insert(moved.adjacency, place);
+        }
+        self.total -= group.packets.len();
+        group.packets
     }
 }
 
@@ -71,12 +117,11 @@ impl<P: Buffers> Worker<P> {
         adjacency: u32,
         origin: Option<(u16, u16, Key)>,
     ) {
-        let egress = self.shared.adjacencies.get(adjacency).egress();
-        let others_wait = self.waiting.groups.iter().any(|g| g.adjacency == adjacency);
+        let shared = self.shared();
+        let line = shared.adjacencies.get(adjacency);
+        let egress = line.egress();
         if let Some(destination) = egress.destination {
-            if others_wait {
-                self.serve_waiting();
-            }
+            self.serve_neighbour(adjacency);
             if encapsulate(&mut buffer, &parsed, &egress, destination, ethertype(&parsed)) {
                 self.count_sent(egress.slot, buffer.frame().len());
                 self.push(egress.port, buffer);
@@ -85,21 +130,11 @@ impl<P: Buffers> Worker<P> {
             }
             return;
         }
-        let shared = self.shared();
-        let line = shared.adjacencies.get(adjacency);
         if self.waiting.total >= PER_WORKER || !line.start_waiting() {
             return self.count_origin_drop(origin, DropReason::NoNeighbour);
         }
         self.tally.count(Counter::ArpQueued);
-        self.waiting.total += 1;
-        let packet = Packet { buffer, parsed, origin };
-        match self.waiting.groups.iter_mut().find(|g| g.adjacency == adjacency) {
-            Some(group) => group.packets.push_back(packet),
-            None => {
-                let group = Group { adjacency, round: line.round(), packets: VecDeque::from([packet]) };
-                self.waiting.groups.push(group);
-            }
-        }
+        self.waiting.add(adjacency, line.round(), Packet { buffer, parsed, origin });
         if line.ask(self.clock.tick) == Some(true) {
             self.ask_neighbour(adjacency);
         }
@@ -110,53 +145,87 @@ impl<P: Buffers> Worker<P> {
         self.count_drop(slot, zone, reason);
     }
 
-    /// Sends what can be sent by now, asks again for what is due, gives up what nobody answered.
-    pub(crate) fn serve_waiting(&mut self) {
-        let mut at = 0;
-        while let Some(group) = self.waiting.groups.get(at) {
-            let (adjacency, round) = (group.adjacency, group.round);
-            let shared = self.shared();
-            let line = shared.adjacencies.get(adjacency);
-            let egress = line.egress();
-            if let Some(destination) = egress.destination {
-                let group = self.waiting.groups.remove(at);
-                for mut packet in self.out_of_wait(group) {
-                    let ethertype = ethertype(&packet.parsed);
-                    if encapsulate(&mut packet.buffer, &packet.parsed, &egress, destination, ethertype) {
-                        self.count_sent(egress.slot, packet.buffer.frame().len());
-                        self.push(egress.port, packet.buffer);
-                    } else {
-                        self.count_origin_drop(packet.origin, DropReason::NoBuffer);
-                    }
-                }
-                continue;
+    /// Sends what can be sent by now, asks again for what is due, gives up what nobody answered. Looks at some of the
+    /// next hops that packets wait for; `true` when all were looked at since this instant began.
+    pub(crate) fn serve_waiting(&mut self) -> bool {
+        let now_ns = self.clock.mono_ns;
+        if self.waiting.since_ns != now_ns || self.waiting.groups.len() <= LOOKS {
+            (self.waiting.since_ns, self.waiting.left) = (now_ns, self.waiting.groups.len());
+        }
+        let mut served = 0;
+        for _ in 0..LOOKS.min(self.waiting.groups.len()) {
+            if self.waiting.hand >= self.waiting.groups.len() {
+                self.waiting.hand = 0;
             }
-            let given_up = line.round() != round;
-            match if given_up { None } else { line.ask(self.clock.tick) } {
-                Some(ask) => {
-                    if ask {
-                        self.ask_neighbour(adjacency);
-                    }
-                    at += 1;
+            match self.serve_group(self.waiting.hand) {
+                0 => {
+                    self.waiting.hand += 1;
+                    self.waiting.left = self.waiting.left.saturating_sub(1);
                 }
-                None => {
-                    if !given_up {
-                        line.give_up();
-                    }
-                    let group = self.waiting.groups.remove(at);
-                    for packet in self.out_of_wait(group) {
-                        self.no_neighbour(packet);
-                    }
+                packets => served += packets,
+            }
+            if served >= PACKETS {
+                return false;
+            }
+        }
+        self.waiting.left.min(self.waiting.groups.len()) == 0
+    }
+
+    /// The same for one next hop at once.
+    pub(crate) fn serve_neighbour(&mut self, adjacency: u32) {
+        if let Some(place) = self.waiting.places.get(&adjacency) {
+            self.serve_group(*place);
+        }
+    }
+
+    /// Does for the packets of one next hop what can be done now. Returns the number of those that wait no longer.
+    fn serve_group(&mut self, place: usize) -> usize {
+        let Some(group) = self.waiting.groups.get(place) else { return 0 };
+        let (adjacency, round) = (group.adjacency, group.round);
+        let shared = self.shared();
+        let line = shared.adjacencies.get(adjacency);
+        let egress = line.egress();
+        if let Some(destination) = egress.destination {
+            let packets = self.out_of_wait(place, adjacency);
+            let count = packets.len();
+            for mut packet in packets {
+                let ethertype = ethertype(&packet.parsed);
+                if encapsulate(&mut packet.buffer, &packet.parsed, &egress, destination, ethertype) {
+                    self.count_sent(egress.slot, packet.buffer.frame().len());
+                    self.push(egress.port, packet.buffer);
+                } else {
+                    self.count_origin_drop(packet.origin, DropReason::NoBuffer);
                 }
+            }
+            return count;
+        }
+        let given_up = line.round() != round;
+        match if given_up { None } else { line.ask(self.clock.tick) } {
+            Some(ask) => {
+                if ask {
+                    self.ask_neighbour(adjacency);
+                }
+                0
+            }
+            None => {
+                if !given_up {
+                    line.give_up();
+                }
+                let packets = self.out_of_wait(place, adjacency);
+                let count = packets.len();
+                for packet in packets {
+                    self.no_neighbour(packet);
+                }
+                count
             }
         }
     }
 
-    fn out_of_wait(&mut self, group: Group<P::Buffer>) -> VecDeque<Packet<P::Buffer>> {
-        let line = self.shared.adjacencies.get(group.adjacency);
-        group.packets.iter().for_each(|_| line.stop_waiting());
-        self.waiting.total -= group.packets.len();
-        group.packets
+    fn out_of_wait(&mut self, place: usize, adjacency: u32) -> VecDeque<Packet<P::Buffer>> {
+        let packets = self.waiting.take(place);
+        let line = self.shared.adjacencies.get(adjacency);
+        packets.iter().for_each(|_| line.stop_waiting());
+        packets
     }
 
     /// Ends a packet that waited in vain; its sender gets its own packet back, as it was before translation.

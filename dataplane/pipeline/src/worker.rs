@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use erhu_nat::{Ahead, Rng};
-use erhu_planes::connections::Cursor;
 use erhu_planes::program::Hook;
 use erhu_planes::protocol::Counted;
 use erhu_planes::stats::InterfaceBlock;
@@ -25,19 +24,22 @@ use crate::destination::Detours;
 use crate::ending::Ending;
 use crate::fast::{Usual, forward};
 use crate::fast6::forward6;
+use crate::jobs::Progress;
 use crate::judge::Outcome;
 use crate::neighbour::{Hops, Ready};
 use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
-use crate::shared::{BATCH, Batch, Handed, Job, JobKind, Shared};
+use crate::shared::{BATCH, Batch, Handed, Job, Shared};
 use crate::tally::{Run, Tally};
 use crate::waiting::Waiting;
 
 /// Packets that are processed together at most.
 pub const BURST: usize = 64;
-/// Entries that timers may look at in one loop.
-const TIMER_BUDGET: usize = 256;
-/// Slab entries that a flush may look at in one loop.
-const FLUSH_STEPS: u32 = 512;
+/// Entries that timers may look at in one loop: ending one costs about as much as a first packet does. For each
+/// connection that was made since the last loop there is [`TIMERS_PER_OPENING`] more, or a storm of openings would leave
+/// the endings behind.
+const TIMER_BUDGET: u64 = 16;
+/// See above; a connection is looked at once or twice for each time that it ends.
+const TIMERS_PER_OPENING: u64 = 2;
 
 /// What time it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -440,7 +442,9 @@ pub struct Worker<P: Buffers> {
     scratch: Vec<P::Buffer>,
     handing: Vec<Batch<P::Buffer>>,
     spare: Vec<Batch<P::Buffer>>,
-    flush: Option<(Arc<Job>, Cursor)>,
+    pub(crate) job: Option<(Arc<Job>, Progress)>,
+    /// Connections that it had made when timers last ran.
+    timed_until: u64,
     published_tick: u32,
     /// Frames of the burst that left by one interface and are not counted yet.
     pub(crate) sent: Run,
@@ -473,11 +477,12 @@ impl<P: Buffers> Worker<P> {
             outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
             metas: Vec::with_capacity(BURST),
             openings: Vec::with_capacity(BURST),
-            due: Vec::with_capacity(TIMER_BUDGET),
+            due: Vec::with_capacity(4 * BURST),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
             spare: Vec::new(),
-            flush: None,
+            job: None,
+            timed_until: 0,
             published_tick: 0,
             sent: Run::NONE,
             shared,
@@ -853,7 +858,7 @@ impl<P: Buffers> Worker<P> {
             self.shared.set_adopted(self.index, generation);
         }
         let timers_done = self.run_timers(now.tick);
-        self.serve_waiting();
+        let waiting_done = self.serve_waiting();
         let jobs_done = self.run_jobs();
         self.settle_accounts();
         self.own.quiesce(&self.shared.table);
@@ -862,8 +867,10 @@ impl<P: Buffers> Worker<P> {
             let slab = self.shared.table.region().slab();
             slab.now_tick.store(now.tick, Ordering::Relaxed);
             slab.now_ns.store(now.wall_ns, Ordering::Relaxed);
+            // One a tick: what a storm filled goes back in seconds, what comes and goes stays.
+            self.own.release_idle(&self.shared.table);
         }
-        timers_done && jobs_done
+        timers_done && waiting_done && jobs_done
     }
 
     /// Whether nothing of this worker waits for time to pass: no timer, no packet without a next hop.
@@ -882,7 +889,11 @@ impl<P: Buffers> Worker<P> {
         let Some(mut wheel) = self.wheel.take() else { return true };
         let shared = self.shared();
         let mut due = std::mem::take(&mut self.due);
-        let caught_up = wheel.advance(&shared.table, now_tick, TIMER_BUDGET, |entry, tick| {
+        let opened =
+            self.tally.created_in_all() - std::mem::replace(&mut self.timed_until, self.tally.created_in_all());
+        let budget = TIMER_BUDGET + TIMERS_PER_OPENING * opened;
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
+        let caught_up = wheel.advance(&shared.table, now_tick, budget, |entry, tick| {
             let deadline = crate::open::deadline(entry);
             if deadline > tick {
                 return Some(crate::track::timer(entry, tick));
@@ -896,69 +907,14 @@ impl<P: Buffers> Worker<P> {
         caught_up
     }
 
-    fn run_jobs(&mut self) -> bool {
-        if let Some((job, cursor)) = self.flush.take() {
-            self.flush_step(job, cursor);
-        } else if let Some(job) = self.shared.jobs(self.index).pop() {
-            match &job.kind {
-                JobKind::Delete(wanted) => {
-                    for (line, id) in wanted {
-                        self.end_if(*line, *id, &job);
-                    }
-                    job.remaining.fetch_sub(1, Ordering::Release);
-                }
-                JobKind::Discount(read) => {
-                    let discounted = read.iter().filter(|counted| self.discount(counted)).count();
-                    job.ended.fetch_add(discounted as u64, Ordering::Relaxed);
-                    job.remaining.fetch_sub(1, Ordering::Release);
-                }
-                JobKind::Flush(_) => self.flush_step(job.clone(), Cursor::default()),
-            }
-        }
-        self.flush.is_none() && self.shared.jobs(self.index).is_empty()
-    }
-
-    fn flush_step(&mut self, job: Arc<Job>, cursor: Cursor) {
-        let JobKind::Flush(zone) = job.kind else { return };
-        let mut doomed = Vec::new();
-        let next = self.shared.table.region().walk(cursor, FLUSH_STEPS, |connection| {
-            let (a, b) = (connection.original.tuple.zone, connection.reply.tuple.zone);
-            let wanted = match zone {
-                None => true,
-                Some(0) => a == 0 && b == 0,
-                Some(zone) => a == zone || b == zone,
-            };
-            if wanted && usize::from(connection.owner) == self.index {
-                doomed.push((connection.line, connection.id));
-            }
-        });
-        for (line, id) in doomed {
-            self.end_if(line, id, &job);
-        }
-        match next {
-            Some(cursor) => self.flush = Some((job, cursor)),
-            None => {
-                job.remaining.fetch_sub(1, Ordering::Release);
-            }
-        }
-    }
-
     /// The connection at a line, if it is this worker's and still the one that was meant.
-    fn mine(table: &Table, index: usize, line: u32, id: u64) -> Option<Entry<'_>> {
+    pub(crate) fn mine(table: &Table, index: usize, line: u32, id: u64) -> Option<Entry<'_>> {
         let entry = table.entry_at(line)?;
         let mine = usize::from(entry.cold().owner.load(Ordering::Relaxed)) == index;
         (mine && id != 0 && entry.id() == id).then_some(entry)
     }
 
-    fn end_if(&mut self, line: u32, id: u64, job: &Job) {
-        let shared = self.shared();
-        if let Some(entry) = Self::mine(&shared.table, self.index, line, id) {
-            self.end(entry, true);
-            job.ended.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn discount(&self, read: &Counted) -> bool {
+    pub(crate) fn discount(&self, read: &Counted) -> bool {
         let Some(entry) = Self::mine(&self.shared.table, self.index, read.line, read.id) else { return false };
         let [original, reply] = [entry.side(0), entry.side(1)];
         let counters = [original.packets, original.bytes, reply.packets, reply.bytes];

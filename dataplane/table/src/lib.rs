@@ -52,6 +52,6 @@ pub use index::{Conflict, Index};
 pub use prefetch::prefetch_line;
 pub use quiescence::{Grace, Quiescence};
 pub use side::Side;
-pub use table::{Entry, ORIGINAL, REPLY, Reference, Table, TableError, Taken};
+pub use table::{Entry, HugePages, ORIGINAL, REPLY, Reference, Table, TableError, Taken};
 pub use wheel::Wheel;
 pub use worker::{Slot, WorkerTable};

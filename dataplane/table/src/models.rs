@@ -161,6 +161,116 @@ fn two_homes_that_displace_into_one_bucket_share_its_places() {
     });
 }
 
+/// The model of a segment of two words, and of the directory's entry for it: the protocol of `Table::lease`,
+/// `Table::give_back` and `Table::provision`, and of readers that walk the slab.
+struct Leased {
+    /// 0: nobody's.
+    class: AtomicU32,
+    /// The one entry: its id, 0 while it is free, and what it holds.
+    id: AtomicU64,
+    contents: AtomicU64,
+    /// Segments that were given back and not leased again: there is one at most.
+    used: loom::sync::Mutex<u32>,
+}
+
+impl Leased {
+    fn fill(&self, id: u64) {
+        self.contents.store(id, Ordering::Relaxed);
+        self.id.store(id, Ordering::Release);
+    }
+
+    /// The owner ends the entry and, a grace period later, gives the segment back.
+    fn give_back(&self) {
+        self.id.store(0, Ordering::Release);
+        self.class.store(0, Ordering::Release);
+        *self.used.lock().unwrap() += 1;
+    }
+
+    /// Takes the segment, zeroed, if there is one.
+    fn lease(&self) -> bool {
+        let taken = {
+            let mut used = self.used.lock().unwrap();
+            let taken = *used > 0;
+            *used -= u32::from(taken);
+            taken
+        };
+        if taken {
+            self.contents.store(0, Ordering::Relaxed);
+            self.id.store(0, Ordering::Relaxed);
+            self.class.store(1, Ordering::Release);
+        }
+        taken
+    }
+
+    /// What a reader of another process makes of the entry.
+    fn read(&self) -> Option<(u64, u64)> {
+        if self.class.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let id = self.id.load(Ordering::Acquire);
+        let contents = self.contents.load(Ordering::Relaxed);
+        crate::sync::fence(Ordering::Acquire);
+        (id != 0 && self.id.load(Ordering::Relaxed) == id).then_some((id, contents))
+    }
+}
+
+#[test]
+fn a_segment_that_changes_hands_shows_a_reader_whole_entries_or_none() {
+    check(|| {
+        let shared = Arc::new(Leased {
+            class: AtomicU32::new(1),
+            id: AtomicU64::new(0),
+            contents: AtomicU64::new(0),
+            used: loom::sync::Mutex::new(0),
+        });
+        shared.fill(10);
+        let giver = thread::spawn({
+            let shared = shared.clone();
+            move || shared.give_back()
+        });
+        let taker = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let leased = shared.lease();
+                if leased {
+                    shared.fill(20);
+                }
+                leased
+            }
+        });
+        if let Some((id, contents)) = shared.read() {
+            assert_eq!(id, contents);
+        }
+        giver.join().unwrap();
+        let leased = taker.join().unwrap();
+        assert_eq!(shared.read(), leased.then_some((20, 20)));
+        assert_eq!(*shared.used.lock().unwrap(), u32::from(!leased));
+    });
+}
+
+#[test]
+fn two_workers_never_lease_one_segment_nor_get_one_id() {
+    check(|| {
+        let shared = Arc::new((
+            Leased {
+                class: AtomicU32::new(0),
+                id: AtomicU64::new(0),
+                contents: AtomicU64::new(0),
+                used: loom::sync::Mutex::new(1),
+            },
+            AtomicU64::new(0),
+        ));
+        let other = thread::spawn({
+            let shared = shared.clone();
+            move || (shared.0.lease(), shared.1.fetch_add(64, Ordering::Relaxed))
+        });
+        let mine = (shared.0.lease(), shared.1.fetch_add(64, Ordering::Relaxed));
+        let theirs = other.join().unwrap();
+        assert!(mine.0 != theirs.0, "one of them has it");
+        assert_eq!(mine.1.abs_diff(theirs.1), 64, "blocks of ids that do not overlap");
+    });
+}
+
 /// A shared word that names what may be used; what it named before may be written over after a grace period.
 struct Published {
     quiescence: Quiescence,

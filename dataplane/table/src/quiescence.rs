@@ -20,6 +20,9 @@ const OFFLINE: u64 = u64::MAX;
 #[repr(align(128))]
 struct Padded(AtomicU64);
 
+#[cfg(not(feature = "loom"))]
+const _: () = assert!(size_of::<Padded>() == 128 && align_of::<Padded>() == 128);
+
 struct Epochs {
     global: Padded,
     workers: Box<[Padded]>,

@@ -113,10 +113,21 @@ struct Padded(AtomicU32);
 
 /// Segments that no worker leases.
 struct Unleased {
-    /// All of them.
-    segments: BTreeSet<u32>,
-    /// Those whose pages were taken already.
+    /// Those without pages.
+    bare: BTreeSet<u32>,
+    /// Those with pages, zeroed.
     ready: BTreeSet<u32>,
+    /// Those with pages that hold what was there. There is room for all segments from the start: workers put them here.
+    used: Vec<u32>,
+}
+
+/// How many segments were put on huge pages when they were prepared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HugePages {
+    /// Segments that are, or were when they last had pages.
+    pub segments: u32,
+    /// Segments for which the kernel had none.
+    pub refused: u32,
 }
 
 /// The connection table, shared by all workers.
@@ -132,6 +143,7 @@ pub struct Table {
     quiescence: Quiescence,
     region: ConnectionsRegion,
     unleased: Mutex<Unleased>,
+    huge: [AtomicU32; 2],
     live: Padded,
 }
 
@@ -171,7 +183,8 @@ impl Table {
         let (lines, directory) = (NonNull::from(lines).cast(), NonNull::from(region.directory()));
         let index = Index::for_entries(2 * u64::from(capacity), LOAD, huge_pages)
             .map_err(|source| TableError::Index { connections: capacity, source })?;
-        let segments = (0u32..)
+        let region_segments = region.layout().segments;
+        let bare = (0u32..)
             .zip(region.directory())
             .filter(|(_, entry)| entry.class.load(Ordering::Acquire) == 0)
             .map(|(segment, _)| segment)
@@ -185,7 +198,12 @@ impl Table {
             directory,
             quiescence: Quiescence::new(workers),
             region,
-            unleased: Mutex::new(Unleased { segments, ready: BTreeSet::new() }),
+            unleased: Mutex::new(Unleased {
+                bare,
+                ready: BTreeSet::new(),
+                used: Vec::with_capacity(region_segments as usize),
+            }),
+            huge: Default::default(),
             live: Padded(AtomicU32::new(0)),
         })
     }
@@ -463,44 +481,61 @@ impl Table {
         debug_assert!(before > 0, "more connections ended than were admitted");
     }
 
-    /// Takes and touches pages for free segments ahead of need, until `spare` are ready, so that workers do not wait
-    /// for the kernel. For a thread that is no worker; call it now and then. Returns how many are ready.
+    /// Takes and touches pages for free segments ahead of need, until `spare` are ready, on huge pages if there are such,
+    /// and gives back to the system the pages of what workers gave back beyond that: so that no worker waits for the
+    /// kernel. For a thread that is no worker; call it some hundred times a second. Returns how many are ready.
     ///
     /// # Errors
     /// If there are no pages. Workers then try by themselves when they must.
     pub fn provision(&self, spare: usize) -> Result<usize, RegionError> {
         loop {
-            let segment = {
+            let (segment, is_wanted, is_used) = {
                 let mut unleased = self.unleased();
-                let ready = unleased.ready.len();
-                let next = unleased.segments.iter().find(|segment| !unleased.ready.contains(segment)).copied();
-                let Some(segment) = next.filter(|_| ready < spare) else { return Ok(ready) };
-                unleased.segments.remove(&segment);
-                segment
+                let is_wanted = unleased.ready.len() < spare;
+                match unleased.used.pop() {
+                    Some(segment) => (segment, is_wanted, true),
+                    None if is_wanted => match unleased.bare.pop_first() {
+                        Some(segment) => (segment, true, false),
+                        None => return Ok(unleased.ready.len()),
+                    },
+                    None => return Ok(unleased.ready.len()),
+                }
             };
-            let prepared = self.prepare(segment);
-            if prepared.is_ok() {
+            if !is_wanted {
+                self.region.region().punch(self.segment_at(segment), SEGMENT);
+                self.unleased().bare.insert(segment);
+                continue;
+            }
+            if let Err(error) = self.prepare(segment) {
+                self.unleased().bare.insert(segment);
+                return Err(error);
+            }
+            if !is_used {
+                let collapsed = self.region.region().collapse(self.segment_at(segment), SEGMENT);
+                self.huge[usize::from(!collapsed)].fetch_add(1, Ordering::Relaxed);
                 for line in (0..SEGMENT_LINES).step_by(4096 / LINE) {
                     self.line::<Hot4>(segment * SEGMENT_LINES + line).bytes.store(0, Ordering::Relaxed);
                 }
             }
-            let mut unleased = self.unleased();
-            unleased.segments.insert(segment);
-            prepared?;
-            unleased.ready.insert(segment);
+            self.unleased().ready.insert(segment);
         }
+    }
+
+    /// How many segments lie on huge pages, of those that [`Table::provision`] prepared.
+    pub fn huge_pages(&self) -> HugePages {
+        let [segments, refused] = self.huge.each_ref().map(|count| count.load(Ordering::Relaxed));
+        HugePages { segments, refused }
     }
 
     /// Leases a segment for one class to a worker: zeroed, listed in the directory. `None` without memory.
     pub(crate) fn lease(&self, class: Class, owner: u8) -> Option<u32> {
         let (segment, is_ready) = {
             let mut unleased = self.unleased();
-            let segment = unleased.ready.first().or(unleased.segments.first()).copied()?;
-            unleased.segments.remove(&segment);
-            (segment, unleased.ready.remove(&segment))
+            let ready = unleased.ready.pop_first();
+            (ready.or_else(|| unleased.used.pop()).or_else(|| unleased.bare.pop_first())?, ready.is_some())
         };
         if !is_ready && self.prepare(segment).is_err() {
-            self.unleased().segments.insert(segment);
+            self.unleased().bare.insert(segment);
             return None;
         }
         if let Some(entry) = self.directory().get(segment as usize) {
@@ -512,21 +547,25 @@ impl Table {
         Some(segment)
     }
 
-    /// Takes a segment back in which nothing is used and nothing waits for a grace period; its pages go.
+    /// Takes a segment back in which nothing is used and nothing waits for a grace period. Its pages go with the next
+    /// [`Table::provision`].
     pub(crate) fn give_back(&self, segment: u32) {
         if let Some(entry) = self.directory().get(segment as usize) {
             entry.class.store(0, Ordering::Release);
         }
-        // If the pages should not go, `prepare` finds this mark. A key lies here in every class: no reader minds.
+        // `prepare` finds this mark where the pages did not go. A key lies here in every class: no reader minds.
         self.mark_of(segment).store(u64::MAX, Ordering::Relaxed);
-        self.region.region().punch(self.region.offset_of_line(segment * SEGMENT_LINES), SEGMENT);
-        self.unleased().segments.insert(segment);
+        self.unleased().used.push(segment);
+    }
+
+    fn segment_at(&self, segment: u32) -> usize {
+        self.region.offset_of_line(segment * SEGMENT_LINES)
     }
 
     /// Takes a segment's pages, and zeroes them where they are not fresh.
     fn prepare(&self, segment: u32) -> Result<(), RegionError> {
         let first = segment * SEGMENT_LINES;
-        self.region.region().allocate(self.region.offset_of_line(first), SEGMENT)?;
+        self.region.region().allocate(self.segment_at(segment), SEGMENT)?;
         if self.mark_of(segment).load(Ordering::Relaxed) != 0 {
             for line in first..first + SEGMENT_LINES {
                 for word in self.line::<[AtomicU64; LINE / 8]>(line) {

@@ -217,7 +217,7 @@ impl WorkerTable {
     }
 
     /// Gives one wholly empty segment back to the system, if there is one besides those that entries are taken from.
-    /// Returns whether there was. It costs a system call and tens of microseconds: call it about once a second.
+    /// Returns whether there was. A short lock and no system call: the pages go by [`Table::provision`].
     pub fn release_idle(&mut self, table: &Table) -> bool {
         for class in Class::ALL {
             let tail = self.list(class).tail;

@@ -336,6 +336,38 @@ fn segments_made_ready_ahead_are_used_first() {
 }
 
 #[test]
+fn pages_of_segments_that_were_given_back_serve_again_or_go_and_come_back_zeroed() {
+    let table = table_with(100_000, 1, 6);
+    let mut worker = WorkerTable::new(0);
+    worker.quiesce(&table);
+    let backed = || (table.region().region().backed() - table.region().offset_of_line(0) as u64) / SEGMENT as u64;
+    let bare = backed();
+    let per_segment = Class::Udp4.per_segment();
+    let slots: Vec<_> = (0..4 * per_segment)
+        .map(|n| insert(&table, &mut worker, Class::Udp4, keys(Class::Udp4, n)).unwrap())
+        .collect();
+    assert_eq!(backed() - bare, 4);
+    slots.into_iter().for_each(|slot| end(&table, &mut worker, slot));
+    (0..4 * per_segment / 64 + 3).for_each(|_| worker.quiesce(&table));
+    while worker.release_idle(&table) {}
+    assert_eq!((table.slab_bytes_in_use(), backed() - bare), (SEGMENT, 4), "no system call by the worker");
+    assert_eq!(table.provision(1).unwrap(), 1);
+    assert_eq!(backed() - bare, 2, "one in use, one ready");
+    let all = table.huge_pages();
+    assert_eq!(all.segments + all.refused, 0, "what was used is used again, not prepared anew");
+    // Three classes: the one that is ready, and two whose pages went.
+    for class in [Class::Tcp4, Class::Udp6, Class::Tcp6] {
+        let slots: Vec<_> = (0..class.per_segment()).map(|_| worker.alloc(&table, class).unwrap()).collect();
+        assert!(slots.iter().all(|slot| {
+            let entry = slot.entry(&table);
+            let zero = if class.is_v6() { Key::V6(Default::default()) } else { Key::V4(Default::default()) };
+            entry.id() == 0 && [ORIGINAL, REPLY].map(|side| entry.key(side)) == [zero; 2]
+        }));
+    }
+    assert_eq!(backed() - bare, 4);
+}
+
+#[test]
 fn raw_numbers_become_references_only_where_a_direction_lies() {
     let table = table_with(100, 1, 2);
     let mut worker = WorkerTable::new(0);

@@ -116,11 +116,13 @@ impl Plane {
 
     #[inline(always)]
     fn one_loop(&mut self, port: u16, burst: &mut Vec<HeapBuffer>, now: Now) {
+        let packets = burst.len();
         self.worker.between_bursts(now);
+        self.worker.tally_mut().burst(packets);
         self.worker.receive(port, burst, now);
         self.worker.take_handed(now);
         self.worker.flush_handovers();
-        self.worker.tally_mut().looped(true, 1000);
+        self.worker.tally_mut().looped(packets, 1000);
         self.worker.publish();
     }
 

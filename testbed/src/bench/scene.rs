@@ -171,32 +171,36 @@ impl Lane {
     #[inline(always)]
     pub fn turn(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
         let began = self.clock.now();
+        let packets = burst.len();
         self.worker.between_bursts(began);
+        self.worker.tally_mut().burst(packets);
         self.worker.receive(port, burst, began);
         if let Some(outbox) = self.worker.outbox(usize::from(LAN + WAN - port)) {
             std::mem::swap(outbox, sent);
         }
         self.worker.take_handed(began);
         self.worker.flush_handovers();
-        self.worker.tally_mut().looped(true, self.clock.now().mono_ns - began.mono_ns);
+        self.worker.tally_mut().looped(packets, self.clock.now().mono_ns - began.mono_ns);
         self.worker.publish();
     }
 
     /// As [`Lane::turn`] where workers hand packets to each other: whatever leaves by any port is taken out.
     pub fn turn_all(&mut self, port: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
         let began = self.clock.now();
+        let mut packets = burst.len();
         self.worker.between_bursts(began);
         if !burst.is_empty() {
+            self.worker.tally_mut().burst(packets);
             self.worker.receive(port, burst, began);
         }
-        self.worker.take_handed(began);
+        packets += self.worker.take_handed(began);
         self.worker.flush_handovers();
         for port in [LAN, WAN] {
             if let Some(outbox) = self.worker.outbox(usize::from(port)) {
                 sent.append(outbox);
             }
         }
-        self.worker.tally_mut().looped(true, self.clock.now().mono_ns - began.mono_ns);
+        self.worker.tally_mut().looped(packets, self.clock.now().mono_ns - began.mono_ns);
         self.worker.publish();
     }
 

@@ -23,9 +23,8 @@ use erhu_controlplane::config::{Config, ConfigError, replay_mac};
 use erhu_controlplane::history::{self, PublishError, Stored};
 use erhu_controlplane::{Facts, check_script, cli};
 use erhu_pipeline::policy::PortFacts;
-use erhu_pipeline::{Buffer, HeapBuffer, rss};
+use erhu_pipeline::{Buffer, HeapBuffer};
 use erhu_planes::program::ProgramError;
-use erhu_wire::Verify;
 
 use crate::audit;
 use crate::merge::{Merged, merge};
@@ -261,16 +260,11 @@ impl Run<'_> {
                 }
                 burst.push(HeapBuffer::new(&packet.record.data));
             }
-            let worker = if several { self.worker_of(burst[0].frame()) } else { 0 };
+            let worker = if several { self.plane.worker_of(port, burst[0].frame()) } else { 0 };
             self.plane.offer(worker, port, &mut burst);
             self.drain();
             at += run;
         }
-    }
-
-    /// The worker whose queue a NIC would put a frame into.
-    fn worker_of(&self, frame: &[u8]) -> usize {
-        rss::packet_hash(frame, &erhu_wire::parse(frame, Verify::TrustBoth)) as usize % self.options.workers.max(1)
     }
 
     /// Takes what ports send and what happened.
@@ -291,7 +285,7 @@ impl Run<'_> {
     /// Answers the router's ARP requests and neighbour solicitations until it asks no more.
     fn answer(&mut self) {
         while let Some((port, frame)) = self.answerer.as_mut().and_then(Answerer::next_answer) {
-            let worker = self.worker_of(&frame);
+            let worker = self.plane.worker_of(port, &frame);
             self.plane.offer(worker, port, &mut vec![HeapBuffer::new(&frame)]);
             self.drain();
         }

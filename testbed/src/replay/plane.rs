@@ -8,6 +8,8 @@ use erhu_controlplane::client::{AskError, Dataplane};
 use erhu_controlplane::conntrack::format::{LineOptions, event_line};
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
+use erhu_pipeline::rss::{DEFAULT_KEY, Hashed};
+use erhu_pipeline::steering::{self, Role, Spread};
 use erhu_pipeline::{Buffer, Control, Heap, HeapBuffer, Now, Pending, Shared, Worker};
 use erhu_planes::connections::{self, ConnectionsRegion, SlabLayout};
 use erhu_planes::events::{self, EventsRegion, Read};
@@ -38,6 +40,14 @@ pub struct Plane {
     /// Lines of events that were taken out of the rings already.
     told: Vec<String>,
     history: tempfile::TempDir,
+}
+
+/// Ports that can hash whatever they are asked to, as the best NICs can, with the usual key and 128 entries.
+fn model(roles: &[Role], workers: usize) -> Vec<Option<Spread>> {
+    let workers = u16::try_from(workers).unwrap_or(1).max(1);
+    let fields = steering::fields(roles, |_, _| true);
+    let spread = |fields| Spread::new(fields, &DEFAULT_KEY, (0..128).map(|entry| entry % workers));
+    fields.into_iter().map(spread).collect()
 }
 
 fn memory(error: impl ToString) -> ReplayError {
@@ -78,14 +88,15 @@ impl Plane {
                     link: true,
                     speed: 0,
                     queues: u16::try_from(workers).unwrap_or(u16::MAX),
-                    rss: "toeplitz".into(),
+                    rss: if workers > 1 { "modelled" } else { "none" }.into(),
                 })
                 .collect(),
             workers: (0..u32::try_from(workers).unwrap_or(0)).collect(),
             capacity,
         };
+        let control = Control::new(shared.clone(), ports.to_vec(), status);
         Ok(Self {
-            control: Control::new(shared.clone(), ports.to_vec(), status),
+            control: control.steering(Box::new(move |roles| model(roles, workers))),
             workers: Vec::with_capacity(workers),
             seed,
             now: Now::new(Clock::boot_ns(), 0),
@@ -95,6 +106,14 @@ impl Plane {
             history: tempfile::tempdir().map_err(memory)?,
             shared,
         })
+    }
+
+    /// The worker whose queue a port would put a frame into.
+    pub fn worker_of(&self, port: u16, frame: &[u8]) -> usize {
+        let hashed = Hashed::of(frame);
+        let policy = self.shared.policy();
+        let affinity = policy.as_ref().and_then(|policy| policy.affinity.as_ref());
+        affinity.zip(hashed).and_then(|(affinity, hashed)| affinity.worker_of(port, &hashed)).unwrap_or(0)
     }
 
     /// Makes the workers, once there is a policy for them.
