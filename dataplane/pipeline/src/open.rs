@@ -488,6 +488,8 @@ impl<P: Buffers> Worker<P> {
         let decision = self.judge(&mut first);
         let Judged::Forward { egress, .. } = decision else { return false };
         let Some(egress) = policy.interface(egress) else { return false };
+        // Where the forward rules accept all, the decision did without them.
+        (first.facts.egress, first.facts.egress_zone) = (Some(egress.index), Some(egress.zone));
         if egress.zone != reply.zone || policy.pools.owner(egress.zone, first.facts.dst).is_some() {
             return false;
         }

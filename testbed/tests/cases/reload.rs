@@ -38,6 +38,26 @@ fn a_reply_is_judged_as_the_first_packet_was() {
     assert_eq!(outcome.count_events(EventKind::Destroy), 1);
 }
 
+/// Postrouting sees the way out when connections are judged again, though no forward rule asks for it.
+#[test]
+fn translated_connections_outlive_a_reload_without_forward_rules() {
+    let script = |to: &str| plain_script(&format!(r#"postrouting(#{{ egress: "wan" }}, snat(#{{ to: "{to}" }}));"#));
+    let packet = || udp("10.1.1.1:1", "10.2.2.2:2");
+    let outcome = Scenario::of(&script("10.2.2.200"))
+        .send(0.0, LAN, packet())
+        .apply(1.0, &script("10.2.2.200-10.2.2.201"))
+        .send(2.0, LAN, packet())
+        .apply(3.0, &script("10.2.2.202"))
+        .send(4.0, LAN, packet())
+        .run();
+    outcome.left(
+        WAN,
+        &["udp 10.2.2.200:1 > 10.2.2.2:2", "udp 10.2.2.200:1 > 10.2.2.2:2", "udp 10.2.2.202:1 > 10.2.2.2:2"],
+    );
+    assert_eq!(outcome.count_events(EventKind::Destroy), 1);
+    outcome.drops(&[]);
+}
+
 /// T101: a reload that keeps tenant and pool: connections go on, and the generation is one higher.
 #[test]
 fn a_reload_that_allows_it_disturbs_nothing() {
