@@ -8,7 +8,8 @@ mod overlaps;
 mod rules;
 
 use erhu_planes::program::{
-    Hook, HookRules, Interface, Neighbour, Pool, Position, Program, Route, RouteTarget, TimeoutPolicy, Zone, limits,
+    Encapsulation, Hook, HookRules, Interface, Neighbour, Pool, Position, Program, Route, RouteTarget, TimeoutPolicy,
+    Zone, limits,
 };
 
 use crate::policy::{self, DEFAULT, Kind, MAIN, Policy};
@@ -113,7 +114,7 @@ impl Compiler<'_> {
             let found = interface.addresses.len();
             if found > limits::ADDRESSES {
                 let message = format!("address: {found} are more than {}", limits::ADDRESSES);
-                self.faults.push(Fault::new(interface.at, "interface", message));
+                self.faults.push(Fault::new(interface.at, interface.function(), message));
             }
         }
     }
@@ -137,7 +138,7 @@ impl Compiler<'_> {
     fn facts(&mut self, facts: &Facts) {
         let policy = self.policy;
         if let Some(ports) = &facts.ports {
-            for interface in policy.interfaces.iter().filter(|i| !ports.contains(&i.port)) {
+            for interface in policy.interfaces.iter().filter(|i| i.peer.is_none() && !ports.contains(&i.port)) {
                 let near = crate::script::did_you_mean(&interface.port, ports.iter().map(String::as_str));
                 let message = format!("port: the configuration has no port `{}`{near}", interface.port);
                 self.fault(interface.at, "interface", message);
@@ -199,8 +200,16 @@ impl Compiler<'_> {
         let make = |interface: &policy::Interface| Interface {
             name: interface.name.clone(),
             port: interface.port.clone(),
-            encapsulation: interface.encapsulation,
-            zone: self.resolve(Kind::Zone, &interface.zone, interface.at, "interface", "zone"),
+            encapsulation: match &interface.peer {
+                Some(peer) => {
+                    Encapsulation::Link(self.resolve(Kind::Interface, peer, interface.at, "link", "interface"))
+                }
+                None => interface.encapsulation,
+            },
+            zone: match &interface.peer {
+                Some(_) => self.resolve(Kind::Zone, &interface.zone, interface.at, "link", "zones"),
+                None => self.resolve(Kind::Zone, &interface.zone, interface.at, "interface", "zone"),
+            },
             addresses: interface.addresses.clone(),
             mtu: interface.mtu,
             mac: interface.mac,
@@ -248,6 +257,12 @@ impl Compiler<'_> {
 
     fn neighbours(&mut self) -> Vec<Neighbour> {
         let policy = self.policy;
+        for neighbour in &policy.neighbours {
+            if policy.interfaces.iter().any(|i| i.name == neighbour.interface && i.peer.is_some()) {
+                let message = format!("interface: `{}` is an end of a link, which has none", neighbour.interface);
+                self.fault(neighbour.at, "neighbour", message);
+            }
+        }
         let make = |neighbour: &policy::Neighbour| Neighbour {
             interface: self.resolve(Kind::Interface, &neighbour.interface, neighbour.at, "neighbour", "interface"),
             address: neighbour.address,

@@ -304,6 +304,37 @@ fn a_pool_without_an_address_of_a_family_that_its_rule_can_match_is_told() {
 }
 
 #[test]
+fn tenants_with_the_same_addresses_that_meet_over_links_are_told() {
+    let found = |route: &str, rule: &str| {
+        let script = format!(
+            r#"
+            zone("blue", #{{ id: 1 }}); zone("green", #{{ id: 2 }});
+            interface("blue", #{{ port: "lan", vlan: 1, zone: "blue", address: "10.0.0.1/24" }});
+            interface("green", #{{ port: "lan", vlan: 2, zone: "green", address: "10.0.0.1/24" }});
+            interface("wan", #{{ port: "wan", address: "198.51.100.2/24" }});
+            link("blue-up", "blue-down", #{{ zones: ["blue", "main"] }});
+            link("green-up", "green-down", #{{ zones: ["green", "main"] }});
+            {route}
+            {rule}
+            "#
+        );
+        warnings(&script).into_iter().filter(|w| w.contains("without SNAT")).collect::<Vec<_>>()
+    };
+    let both =
+        r#"for tenant in ["blue", "green"] { route(tenant, "192.0.2.0/24", #{ interface: `${tenant}-up` }); }"#;
+    let told = |from, other| {
+        format!(
+            "t.rhai:8:47: route: zone `{from}` can leave by link `{from}-up` into zone `main` without SNAT, and zone \
+             `{other}` has addresses of its 10.0.0.0/24 too"
+        )
+    };
+    assert_eq!(found(both, ""), [told("blue", "green"), told("green", "blue")]);
+    assert_eq!(found(both, r#"postrouting(#{ egress: "blue-up" }, masquerade);"#), [told("green", "blue")]);
+    assert_eq!(found(both, r#"postrouting(#{ egress: ["blue-up", "green-up"] }, masquerade);"#), [""; 0]);
+    assert_eq!(found("", ""), [""; 0]);
+}
+
+#[test]
 fn tenants_overlap_in_the_family_that_they_cross_in() {
     let crossing = |route: &str, src: &str| {
         let script = format!(

@@ -489,7 +489,6 @@ fn jumps_are_nested_sixteen_deep_and_no_deeper() {
 #[test]
 fn what_comes_later_is_refused_by_name_and_never_ignored() {
     let functions = [
-        r#"link("a", "b", #{ zones: ["x", "y"] })"#,
         r#"set("s", #{ type: "address" })"#,
         r#"service("s", #{})"#,
         r#"log("x")"#,
@@ -525,7 +524,7 @@ fn what_comes_later_is_refused_by_name_and_never_ignored() {
         (
             "forward",
             r#"forward(#{ KEY: "x" }, accept)"#,
-            "status direction tcp_flags length dscp ttl fragment helper set over rate_over bytes_over packets_over \
+            "tcp_flags length dscp ttl fragment helper set over rate_over bytes_over packets_over \
              existing",
         ),
     ];
@@ -663,4 +662,67 @@ fn a_script_that_cannot_be_read_says_why() {
     let path = std::path::Path::new("/nonexistent/rules.rhai");
     let found = erhu_controlplane::check_script(path, &Facts::default()).unwrap_err();
     assert_eq!(found[0].to_string(), "/nonexistent/rules.rhai: No such file or directory (os error 2)");
+}
+
+#[test]
+fn links_say_what_is_wrong_with_them() {
+    table(&[
+        (r#"link("a", "b", #{});"#, &["1:1: link: missing key `zones`"]),
+        (
+            r#"link("a", "b", #{ zones: "main" });"#,
+            &["1:1: link: zones: expected an array of two, one for each end of the link, found the string \"main\""],
+        ),
+        (r#"link("a", "b", #{ zones: ["main", "main"] });"#, &["1:1: link: zones: both ends are in zone `main`"]),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "b", #{ zones: ["blue", "main"], addresses: ["10.0.0.1/30"] });"#,
+            &["1:27: link: addresses: expected an array of two, one for each end of the link, found an array"],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "a", #{ zones: ["blue", "main"] });"#,
+            &["1:27: interface: `a` is declared already on line 1"],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "b", #{ zones: ["blue", "bleu"] });"#,
+            &["1:27: link: zones: there is no zone `bleu`, did you mean `blue`?"],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "b", #{ zones: ["main", "blue"], mtu: 1500 });"#,
+            &["1:27: link: unknown key `mtu`, possible are `zones` and `addresses`"],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "b", #{ zones: ["main", "blue"] });
+               neighbour("a", "10.0.0.1", "02:00:00:00:00:01"); neighbour("b", "fe80::1", "02:00:00:00:00:01");"#,
+            &[
+                "2:16: neighbour: interface: `a` is an end of a link, which has none",
+                "2:65: neighbour: interface: `b` is an end of a link, which has none",
+            ],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 });
+               interface("lan", #{ port: "lan", zone: "blue", address: "10.0.0.1/24" });
+               link("a", "b", #{ zones: ["blue", "main"], addresses: ["10.0.0.1/30", "10.0.0.2/30"] });"#,
+            &["3:16: link: address: 10.0.0.1 is an address of interface `lan` in zone `blue` already"],
+        ),
+        (
+            r#"zone("blue", #{ id: 1 }); link("a", "b", #{ zones: ["blue", "main"] });
+               route("main", "0.0.0.0/0", #{ interface: "a" });"#,
+            &["2:16: route: interface: `a` is in zone `blue`; `zone: \"blue\"` leaks into that zone's table"],
+        ),
+    ]);
+}
+
+#[test]
+fn statuses_and_directions_say_what_is_wrong_with_them() {
+    table(&[
+        (
+            r#"forward(#{ status: "snatt" }, accept);"#,
+            &["1:1: forward: status: unknown value `snatt`, did you mean `snat`?"],
+        ),
+        (
+            r#"forward(#{ direction: ["original", "both"] }, accept);"#,
+            &["1:1: forward: direction: expected `original` or `reply`, found the string \"both\""],
+        ),
+        (r#"raw(#{ status: "snat" }, drop);"#, &["1:1: raw: status: not known in raw"]),
+        (r#"raw(#{ direction: "reply" }, drop);"#, &["1:1: raw: direction: not known in raw"]),
+    ]);
 }

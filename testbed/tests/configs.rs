@@ -147,6 +147,39 @@ fn published_services_are_reached_from_everywhere_by_their_public_addresses() {
     outcome.drops(&[("no_mapping", 1)]);
 }
 
+/// Each tenant reaches the services by its own link and they tell the tenants apart; everything else goes out, and
+/// services open nothing.
+#[test]
+fn shared_services_are_reached_over_links_and_nothing_else_is() {
+    let (blue, green, services) = (Side::vlan("lan", 100), Side::vlan("lan", 200), Side::vlan("lan", 300));
+    let outcome = Scenario::of_file("configs/shared-services.rhai")
+        .send(0.0, blue, udp("10.0.0.5:5000", "100.64.1.1:53"))
+        .send(0.1, green, udp("10.0.0.5:5000", "100.64.2.1:53"))
+        .send(0.2, green, tcp("10.0.0.5:5000", "100.64.2.1:587").flags("S").seq(1))
+        .answered(services, 0.01, |seen| {
+            let is_name = matches!(seen.upper(), Upper::Udp(_));
+            is_name.then(|| seen.answer())
+        })
+        .send(0.5, blue, udp("10.0.0.5:5000", "192.0.2.1:53"))
+        .send(0.6, blue, tcp("10.0.0.5:5001", "100.64.1.1:80").flags("S").seq(1))
+        .send(0.7, services, udp("10.0.0.53:53", "100.64.1.2:7"))
+        .run();
+    outcome.left(
+        services,
+        &[
+            "udp 100.64.1.2:5000 > 10.0.0.53:53",
+            "udp 100.64.2.2:5000 > 10.0.0.53:53",
+            "tcp 100.64.2.2:5000 > 10.0.0.25:587 S",
+            "icmp 10.0.0.1 > 10.0.0.53 3/3 about udp 10.0.0.53:53 > 100.64.1.2:7",
+        ],
+    );
+    // Nobody listens at the far end itself.
+    outcome.left(blue, &["udp 100.64.1.1:53 > 10.0.0.5:5000", "tcp 100.64.1.1:80 > 10.0.0.5:5001 RA"]);
+    outcome.left(green, &["udp 100.64.2.1:53 > 10.0.0.5:5000"]);
+    outcome.left(WAN, &["udp 198.51.100.10:5000 > 192.0.2.1:53"]);
+    outcome.drops(&[("rule", 1), ("unsupported", 1)]);
+}
+
 const OFFICE: Side = Side::vlan("lan", 10);
 const LAB: Side = Side::vlan("lan", 20);
 

@@ -21,7 +21,7 @@ use crate::timeouts::{TimeoutKey, UdpRefresh};
 /// First word of an encoded program.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"erhuPRG1");
 /// Version of the body's layout. A change of any type below is a change of this number.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 32;
 /// Largest encoded program.
@@ -134,13 +134,15 @@ pub struct Zone {
     pub timeout: u16,
 }
 
-/// What a port's frames carry for an interface.
+/// How frames come to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Encapsulation {
     /// No tag.
     Untagged,
     /// One 802.1Q tag, 1 to 4094.
     Vlan(u16),
+    /// No port: one end of a virtual wire whose other end is that interface (index).
+    Link(u16),
 }
 
 /// A logical interface.
@@ -148,7 +150,7 @@ pub enum Encapsulation {
 pub struct Interface {
     /// Name.
     pub name: String,
-    /// Name of the port, as in the dataplane's configuration.
+    /// Name of the port, as in the dataplane's configuration; empty for an end of a link.
     pub port: String,
     /// Encapsulation on the port.
     pub encapsulation: Encapsulation,
@@ -488,6 +490,10 @@ pub enum MatchKey {
     IcmpCode(Vec<PortRange>),
     /// [`states`] bits.
     State(u8),
+    /// [`statuses`] bits.
+    Status(u8),
+    /// [`directions`] bits.
+    Direction(u8),
     /// Packet mark: `(value, mask)`.
     Mark(Vec<(u32, u32)>),
 }
@@ -506,6 +512,30 @@ pub mod states {
     pub const UNTRACKED: u8 = 16;
     /// All of them.
     pub const ALL: u8 = 31;
+}
+
+/// Bits of [`MatchKey::Status`]: what a packet's connection is. A packet without one has none.
+pub mod statuses {
+    /// Its source is translated.
+    pub const SNAT: u8 = 1;
+    /// Its destination is translated.
+    pub const DNAT: u8 = 2;
+    /// Assured: not ended early.
+    pub const ASSURED: u8 = 4;
+    /// An answer was seen.
+    pub const SEEN_REPLY: u8 = 8;
+    /// All of them.
+    pub const ALL: u8 = 15;
+}
+
+/// Bits of [`MatchKey::Direction`], of which a packet of a connection has one. A packet without one has none.
+pub mod directions {
+    /// Of who began.
+    pub const ORIGINAL: u8 = 1;
+    /// Of who answers.
+    pub const REPLY: u8 = 2;
+    /// Both of them.
+    pub const ALL: u8 = 3;
 }
 
 /// What `reject` answers with.

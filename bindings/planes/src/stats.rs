@@ -169,7 +169,7 @@ const _: () = assert!(size_of::<StatsHeader>() == 64);
 pub enum Directory {
     /// Zones; `number` is the zone id.
     Zones,
-    /// Interfaces.
+    /// Interfaces; `number` is 1 for ends of links, else 0.
     Interfaces,
     /// Named counters.
     Named,

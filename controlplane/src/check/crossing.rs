@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use erhu_planes::program::{Action, AddressRange, Hook, PolicyVerdict, Prefix, Program, RouteTarget, Rule, states};
+use erhu_planes::program::{
+    Action, AddressRange, Encapsulation, Hook, Interface, PolicyVerdict, Prefix, Program, RouteTarget, Rule, states,
+};
 
 use super::sets::{About, Fit, Set, condition};
 use super::{BUDGET, zone_name};
@@ -27,11 +29,18 @@ pub fn find(policy: &Policy, program: &Program, found: &mut Vec<Fault>) {
                 let (from, into) = (zone_name(program, zone), zone_name(program, way.into));
                 let (other, interface) = (zone_name(program, overlap.with), &program.interfaces[*egress].name);
                 let Prefix { network, length } = overlap.prefix;
+                let by = match program.interfaces[*egress].encapsulation {
+                    Encapsulation::Link(_) => format!("link `{interface}` into zone `{into}`"),
+                    _ => format!("`{interface}` of zone `{into}`"),
+                };
                 let message = format!(
-                    "zone `{from}` can leave by `{interface}` of zone `{into}` without SNAT, and zone `{other}` has \
-                     addresses of its {network}/{length} too"
+                    "zone `{from}` can leave by {by} without SNAT, and zone `{other}` has addresses of its \
+                     {network}/{length} too"
                 );
-                found.push(Fault::new(policy.routes[way.first].at, "route", message));
+                found.push(match way.first {
+                    First::Route(route) => Fault::new(policy.routes[route].at, "route", message),
+                    First::Link(end) => Fault::new(policy.interfaces[end].at, "link", message),
+                });
             }
         }
     }
@@ -43,11 +52,20 @@ struct Overlap {
     with: u16,
 }
 
-/// A route into another zone's table, perhaps through more of them.
+/// A declaration that leads out of a zone.
+#[derive(Clone, Copy)]
+enum First {
+    /// A route.
+    Route(usize),
+    /// A link, whose end (interface) has a connected prefix.
+    Link(usize),
+}
+
+/// A route into another zone's table, perhaps through more of them, or into a link.
 struct Way {
-    /// The first route, of the zone it begins in.
-    first: usize,
-    /// The zone it ends in.
+    /// Where it begins.
+    first: First,
+    /// The zone it ends in, that of the link's other end.
     into: u16,
     /// What it leads to.
     prefix: Prefix,
@@ -59,7 +77,7 @@ struct Graph<'p> {
     program: &'p Program,
     routes: HashMap<u16, Vec<usize>>,
     interfaces: HashMap<u16, Vec<usize>>,
-    /// Zones that leak or are leaked into.
+    /// Zones that leak or are leaked into, or have a link.
     crossing: HashSet<u16>,
 }
 
@@ -75,6 +93,9 @@ impl<'p> Graph<'p> {
         }
         for (index, interface) in program.interfaces.iter().enumerate() {
             graph.interfaces.entry(interface.zone).or_default().push(index);
+            if far_zone(program, index).is_some() {
+                graph.crossing.insert(interface.zone);
+            }
         }
         graph
     }
@@ -82,7 +103,9 @@ impl<'p> Graph<'p> {
     /// One overlap, in each family, of each zone that has any with another zone that crosses.
     fn overlaps(&self) -> Vec<(u16, Overlap)> {
         let mut ranges: Vec<(AddressRange, u16, Prefix)> = Vec::new();
-        for interface in self.program.interfaces.iter().filter(|i| self.crossing.contains(&i.zone)) {
+        let are_hosts = |i: &&Interface| !matches!(i.encapsulation, Encapsulation::Link(_));
+        let interfaces = self.program.interfaces.iter().filter(are_hosts);
+        for interface in interfaces.filter(|i| self.crossing.contains(&i.zone)) {
             for own in &interface.addresses {
                 let prefix = Prefix::new(own.address, own.length);
                 ranges.extend(prefix.map(|prefix| (whole(prefix), interface.zone, prefix)));
@@ -118,8 +141,24 @@ impl<'p> Graph<'p> {
 
     fn ways_out(&self, zone: u16, budget: &mut usize) -> Vec<Way> {
         let mut ways = Vec::new();
+        for end in self.interfaces.get(&zone).into_iter().flatten().copied() {
+            let Some(into) = far_zone(self.program, end) else { continue };
+            let connected = self.program.interfaces[end].addresses.iter();
+            let prefixes = connected.filter_map(|own| Prefix::new(own.address, own.length));
+            ways.extend(prefixes.map(|prefix| Way { first: First::Link(end), into, prefix, egress: vec![end] }));
+        }
         for first in self.routes.get(&zone).into_iter().flatten().copied() {
             let route = &self.program.routes[first];
+            let end = match route.target {
+                RouteTarget::Interface(interface) => Some(usize::from(interface)),
+                RouteTarget::Via(hop) => self.towards(zone, hop),
+                _ => None,
+            };
+            if let Some(end) = end
+                && let Some(into) = far_zone(self.program, end)
+            {
+                ways.push(Way { first: First::Route(first), into, prefix: route.prefix, egress: vec![end] });
+            }
             let RouteTarget::Zone(into) = route.target else { continue };
             let mut seen = HashSet::from([zone]);
             let mut open = vec![(into, route.prefix)];
@@ -153,7 +192,7 @@ impl<'p> Graph<'p> {
                 }
                 let mut egress: Vec<usize> = egress.into_iter().collect();
                 egress.sort_unstable();
-                ways.push(Way { first, into: at, prefix, egress });
+                ways.push(Way { first: First::Route(first), into: at, prefix, egress });
             }
         }
         ways
@@ -165,6 +204,12 @@ impl<'p> Graph<'p> {
             addresses.iter().any(|own| Prefix::new(own.address, own.length).is_some_and(|p| p.contains(hop)))
         })
     }
+}
+
+/// The zone of the other end of the link that an interface is an end of.
+fn far_zone(program: &Program, end: usize) -> Option<u16> {
+    let Encapsulation::Link(peer) = program.interfaces.get(end)?.encapsulation else { return None };
+    program.interfaces.get(usize::from(peer)).map(|other| other.zone)
 }
 
 /// The longer of two prefixes, if it lies in the other.
@@ -197,7 +242,7 @@ impl Packet {
             (About::Ingress, Set::of_ids(ingress)),
             (About::Egress, Set::of_ids([index(egress)])),
             (About::Zone, Set::of_ids([zone])),
-            (About::EgressZone, Set::of_ids([way.into])),
+            (About::EgressZone, Set::of_ids([program.interfaces[egress].zone])),
             (About::Source, Set::of_addresses(source.first, source.last)),
             (About::Destination, Set::of_addresses(destination.first, destination.last)),
             (About::State, Set::of([(states::NEW.trailing_zeros().into(), states::NEW.trailing_zeros().into())])),

@@ -156,6 +156,8 @@ fn name(about: About) -> &'static str {
         About::IcmpType => "icmp_type",
         About::IcmpCode => "icmp_code",
         About::State => "state",
+        About::Status => "status",
+        About::Direction => "direction",
         About::Mark => "mark",
     }
 }

@@ -19,6 +19,8 @@ pub enum About {
     IcmpType,
     IcmpCode,
     State,
+    Status,
+    Direction,
     Mark,
 }
 
@@ -143,6 +145,10 @@ pub fn condition(m: &Match) -> (About, Option<Set>) {
             let set = (0..5u128).filter(|bit| bits >> bit & 1 == 1).map(|bit| (bit, bit));
             (About::State, Some(Set::of(set)), 4)
         }
+        // Several can hold at once, and of packets without a connection not even the opposite: no set of values.
+        MatchKey::Status(_) => (About::Status, None, 0),
+        // Untracked and INVALID packets have neither, negated or not.
+        MatchKey::Direction(_) => (About::Direction, None, 0),
         MatchKey::Mark(v) if v.iter().all(|(_, mask)| *mask == u32::MAX) => {
             (About::Mark, Some(Set::of(v.iter().map(|(mark, _)| ((*mark).into(), (*mark).into())))), u32::MAX.into())
         }

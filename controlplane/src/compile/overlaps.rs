@@ -52,7 +52,7 @@ fn zone_ids(policy: &Policy, faults: &mut Vec<Fault>) {
 
 fn tags(policy: &Policy, faults: &mut Vec<Fault>) {
     let mut first: HashMap<(&str, Encapsulation), &str> = HashMap::new();
-    for interface in &policy.interfaces {
+    for interface in policy.interfaces.iter().filter(|i| i.peer.is_none()) {
         let port = interface.port.as_str();
         match first.get(&(port, interface.encapsulation)) {
             Some(other) if *other != interface.name => {
@@ -60,7 +60,7 @@ fn tags(policy: &Policy, faults: &mut Vec<Fault>) {
                     Encapsulation::Vlan(tag) => {
                         format!("vlan: interface `{other}` has VLAN {tag} of port `{port}` already")
                     }
-                    Encapsulation::Untagged => format!("port: interface `{other}` is untagged on `{port}` already"),
+                    _ => format!("port: interface `{other}` is untagged on `{port}` already"),
                 };
                 faults.push(Fault::new(interface.at, "interface", message));
             }
@@ -78,7 +78,7 @@ fn addresses(policy: &Policy, faults: &mut Vec<Fault>) {
     let mut prefixes: HashMap<(&str, Prefix), usize> = HashMap::new();
     for (index, interface) in policy.interfaces.iter().enumerate() {
         let zone = interface.zone.as_str();
-        let mut say = |message: String| faults.push(Fault::new(interface.at, "interface", message));
+        let mut say = |message: String| faults.push(Fault::new(interface.at, interface.function(), message));
         for own in &interface.addresses {
             if let Some(other) = owners.insert((zone, own.address), index) {
                 let other = &policy.interfaces[other].name;

@@ -138,6 +138,8 @@ fn key(compiler: &mut Compiler, rule: &policy::Rule, key: &policy::MatchKey) -> 
         Key::IcmpType(ranges) => MatchKey::IcmpType(ranges.clone()),
         Key::IcmpCode(ranges) => MatchKey::IcmpCode(ranges.clone()),
         Key::State(bits) => MatchKey::State(*bits),
+        Key::Status(bits) => MatchKey::Status(*bits),
+        Key::Direction(bits) => MatchKey::Direction(*bits),
         Key::Mark(marks) => MatchKey::Mark(marks.clone()),
     }
 }

@@ -10,7 +10,7 @@ use erhu_planes::program::{
 use erhu_planes::timeouts::{TimeoutKey, UdpRefresh};
 
 use super::Properties;
-use crate::script::{protocol_name, state_names};
+use crate::script::{direction_names, protocol_name, state_names, status_names};
 
 pub fn zones(p: &Program) -> Vec<(String, Properties)> {
     let timeout = |index: u16| p.timeouts.get(usize::from(index)).map_or("?", |t| &t.name).to_owned();
@@ -36,11 +36,17 @@ pub fn zones(p: &Program) -> Vec<(String, Properties)> {
 pub fn interfaces(p: &Program) -> Vec<(String, Properties)> {
     let describe = |interface: &erhu_planes::program::Interface| {
         vec![
-            ("port", interface.port.clone()),
+            (
+                "port",
+                match interface.encapsulation {
+                    Encapsulation::Link(peer) => format!("link to {}", self::interface(p, peer)),
+                    _ => interface.port.clone(),
+                },
+            ),
             (
                 "vlan",
                 match interface.encapsulation {
-                    Encapsulation::Untagged => "none".into(),
+                    Encapsulation::Untagged | Encapsulation::Link(_) => "none".into(),
                     Encapsulation::Vlan(tag) => tag.to_string(),
                 },
             ),
@@ -168,6 +174,8 @@ fn condition(p: &Program, key: &MatchKey) -> (&'static str, String) {
         MatchKey::IcmpType(v) => ("icmp_type", numbers(v)),
         MatchKey::IcmpCode(v) => ("icmp_code", numbers(v)),
         MatchKey::State(bits) => ("state", array(state_names(*bits).map(quoted))),
+        MatchKey::Status(bits) => ("status", array(status_names(*bits).map(quoted))),
+        MatchKey::Direction(bits) => ("direction", array(direction_names(*bits).map(quoted))),
         MatchKey::Mark(v) => {
             let text = |(mark, mask): &(u32, u32)| match *mask {
                 u32::MAX => mark.to_string(),

@@ -97,8 +97,10 @@ pub struct Interface {
     pub at: Position,
     /// Name.
     pub name: String,
-    /// Port of the dataplane's configuration.
+    /// Port of the dataplane's configuration; empty for an end of a link.
     pub port: String,
+    /// Name of the other end of the link that it is an end of, if it is one.
+    pub peer: Option<String>,
     /// Tag on the port.
     pub encapsulation: Encapsulation,
     /// Name of its zone.
@@ -111,6 +113,13 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Answer ARP for others.
     pub proxy_arp: bool,
+}
+
+impl Interface {
+    /// The function that declares it.
+    pub fn function(&self) -> &'static str {
+        if self.peer.is_some() { "link" } else { "interface" }
+    }
 }
 
 /// Where a route leads.
@@ -286,6 +295,10 @@ pub enum MatchKey {
     IcmpCode(Vec<PortRange>),
     /// Bits of [`erhu_planes::program::states`].
     State(u8),
+    /// Bits of [`erhu_planes::program::statuses`].
+    Status(u8),
+    /// Bits of [`erhu_planes::program::directions`].
+    Direction(u8),
     /// `(value, mask)`.
     Mark(Vec<(u32, u32)>),
 }
@@ -306,6 +319,8 @@ impl MatchKey {
             Self::IcmpType(_) => "icmp_type",
             Self::IcmpCode(_) => "icmp_code",
             Self::State(_) => "state",
+            Self::Status(_) => "status",
+            Self::Direction(_) => "direction",
             Self::Mark(_) => "mark",
         }
     }
@@ -316,7 +331,7 @@ impl MatchKey {
         match self {
             Self::Ingress(_) => !matches!(hook, Hook::Output),
             Self::Egress(_) | Self::EgressZone(_) => !matches!(hook, Hook::Raw | Hook::Prerouting | Hook::Input),
-            Self::State(_) => !matches!(hook, Hook::Raw),
+            Self::State(_) | Self::Status(_) | Self::Direction(_) => !matches!(hook, Hook::Raw),
             _ => true,
         }
     }

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use erhu_planes::program::{Position, Program};
 
 pub(crate) use suggest::{did_you_mean, list};
-pub(crate) use values::{protocol_name, state_names, whole};
+pub(crate) use values::{direction_names, protocol_name, state_names, status_names, whole};
 
 /// Bounds on what a script may use.
 pub mod limits {

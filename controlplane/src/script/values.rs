@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use erhu_planes::program::{AddressRange, InterfaceAddress, PortRange, Prefix, states};
+use erhu_planes::program::{AddressRange, InterfaceAddress, PortRange, Prefix, directions, states, statuses};
 use rhai::{Array, Dynamic, Map};
 
 use super::suggest::{did_you_mean, list};
@@ -59,6 +59,17 @@ pub const STATES: [(&str, u8); 5] = [
     ("untracked", states::UNTRACKED),
 ];
 
+/// What can be asked of a packet's connection, with its bit.
+pub const STATUSES: [(&str, u8); 4] = [
+    ("snat", statuses::SNAT),
+    ("dnat", statuses::DNAT),
+    ("assured", statuses::ASSURED),
+    ("seen_reply", statuses::SEEN_REPLY),
+];
+
+/// Directions of a connection, with their bits.
+pub const DIRECTIONS: [(&str, u8); 2] = [("original", directions::ORIGINAL), ("reply", directions::REPLY)];
+
 /// The name scripts have for a protocol.
 pub fn protocol_name(number: u8) -> Option<&'static str> {
     PROTOCOLS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
@@ -67,6 +78,16 @@ pub fn protocol_name(number: u8) -> Option<&'static str> {
 /// The names of states whose bits are set.
 pub fn state_names(bits: u8) -> impl Iterator<Item = &'static str> {
     STATES.iter().filter(move |(_, bit)| bits & bit != 0).map(|(name, _)| *name)
+}
+
+/// The names of statuses whose bits are set.
+pub fn status_names(bits: u8) -> impl Iterator<Item = &'static str> {
+    STATUSES.iter().filter(move |(_, bit)| bits & bit != 0).map(|(name, _)| *name)
+}
+
+/// The names of directions whose bits are set.
+pub fn direction_names(bits: u8) -> impl Iterator<Item = &'static str> {
+    DIRECTIONS.iter().filter(move |(_, bit)| bits & bit != 0).map(|(name, _)| *name)
 }
 
 /// A value in words, for errors.

@@ -14,7 +14,7 @@ use crate::cli::table::{Align, Table, grouped, mac};
 use crate::cli::{Failure, Io};
 use crate::client::{Dataplane, demand, running_program, status, unexpected};
 use crate::conntrack::format::protocol_name;
-use stats::{Traffic, ZoneCounts, interface_drops, slots, slots_by_name};
+use stats::{Traffic, ZoneCounts, interface_drops, slots};
 
 /// What runs: tables with counters
 #[derive(Args, Clone, Debug)]
@@ -135,8 +135,18 @@ fn ports(io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Failure> 
 
 fn vlan(interface: &Interface) -> Option<u16> {
     match interface.encapsulation {
-        Encapsulation::Untagged => None,
+        Encapsulation::Untagged | Encapsulation::Link(_) => None,
         Encapsulation::Vlan(tag) => Some(tag),
+    }
+}
+
+/// The interface's port, or the other end of its link.
+fn port_name(program: &Program, interface: &Interface) -> String {
+    match interface.encapsulation {
+        Encapsulation::Link(peer) => {
+            format!("link to {}", program.interfaces.get(usize::from(peer)).map_or("?", |other| &other.name))
+        }
+        _ => interface.port.clone(),
     }
 }
 
@@ -146,7 +156,7 @@ fn zone_name(program: &Program, id: u16) -> String {
 
 fn interfaces(io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Failure> {
     let (program, stats) = (running_program(dataplane)?, dataplane.stats()?);
-    let slots = slots_by_name(&stats, Directory::Interfaces);
+    let slots = slots(&stats, Directory::Interfaces);
     let mut table = Table::new(&[
         ("NAME", LEFT),
         ("PORT", LEFT),
@@ -162,20 +172,21 @@ fn interfaces(io: &mut Io<'_>, dataplane: &mut dyn Dataplane) -> Result<(), Fail
     ]);
     let mut rows = Vec::new();
     for interface in &program.interfaces {
-        let slot = slots.get(&interface.name);
+        let is_link = matches!(interface.encapsulation, Encapsulation::Link(_));
+        let slot = slots.get(&(is_link.into(), interface.name.clone()));
         let traffic = slot.map_or_else(Traffic::default, |slot| Traffic::interface(&stats, *slot));
         let drops = slot.map_or(0, |slot| interface_drops(&stats, *slot));
         let zone = zone_name(&program, interface.zone);
         let addresses: Vec<String> =
             interface.addresses.iter().map(|a| format!("{}/{}", a.address, a.length)).collect();
         rows.push(json!({
-            "name": interface.name, "port": interface.port, "vlan": vlan(interface), "zone": zone,
+            "name": interface.name, "port": port_name(&program, interface), "vlan": vlan(interface), "zone": zone,
             "addresses": addresses, "mtu": interface.mtu, "mac": interface.mac.map(mac),
             "traffic": traffic.json(), "drops": drops,
         }));
         let facts = [
             interface.name.clone(),
-            interface.port.clone(),
+            port_name(&program, interface),
             vlan(interface).map_or_else(String::new, |tag| tag.to_string()),
             zone,
             addresses.join(" "),

@@ -1,6 +1,6 @@
 //! Counters, summed over workers, and the statistics document that replay and `show stats --json` share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,6 +52,16 @@ impl Traffic {
             "rx_packets": self.rx_packets, "rx_bytes": self.rx_bytes,
             "tx_packets": self.tx_packets, "tx_bytes": self.tx_bytes,
         })
+    }
+
+    /// The sum of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets + other.rx_packets,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            tx_packets: self.tx_packets + other.tx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+        }
     }
 
     pub fn cells(self) -> [String; 4] {
@@ -157,11 +167,13 @@ pub fn document(stats: &StatsRegion) -> Value {
         .into_iter()
         .map(|(slot, _, name)| (name, Traffic::port(stats, slot).json()))
         .collect();
-    let interfaces: Map<String, Value> = stats
-        .names(Directory::Interfaces)
-        .into_iter()
-        .map(|(slot, _, name)| (name, Traffic::interface(stats, slot).json()))
-        .collect();
+    let mut by_name: BTreeMap<String, Traffic> = BTreeMap::new();
+    for (slot, _, name) in stats.names(Directory::Interfaces) {
+        // One that became an end of a link has counters of either.
+        let all = by_name.entry(name).or_default();
+        *all = all.and(Traffic::interface(stats, slot));
+    }
+    let interfaces: Map<String, Value> = by_name.into_iter().map(|(name, traffic)| (name, traffic.json())).collect();
     let zones: Map<String, Value> = stats
         .names(Directory::Zones)
         .into_iter()

@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 
 use erhu_nat::{Inside, Lease};
 use erhu_planes::connections::{NO_REFERENCE, status};
-use erhu_planes::program::{Behaviour, DestinationChoice, Dnat, Hook, PortRange};
+use erhu_planes::program::{Behaviour, DestinationChoice, Dnat, Hook, PortRange, statuses};
 use erhu_planes::{DropReason, Tuple};
 use erhu_route::Found;
 use erhu_rules::{Facts, Verdict};
@@ -288,6 +288,7 @@ impl<P: Buffers> Worker<P> {
         };
         let port = if original.is_icmp() && by_mapping.is_none() { kept } else { port };
         let Turn { route_zone, outside, .. } = turn;
+        facts.status |= statuses::DNAT;
         facts.dst = address;
         if facts.icmp.is_none() {
             facts.dport = port;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use erhu_planes::DropReason;
-use erhu_planes::connections::flags;
-use erhu_planes::program::{Hook, RejectKind};
+use erhu_planes::connections::{flags, status};
+use erhu_planes::program::{Hook, RejectKind, states, statuses};
 use erhu_route::Found;
 use erhu_rules::{Facts, Verdict};
 use erhu_table::Entry;
@@ -76,6 +76,16 @@ pub(crate) enum Judged {
     },
 }
 
+impl Judged {
+    /// The same for one packet; others must be judged by themselves.
+    pub const fn one_by_one(mut self) -> Self {
+        if let Self::Forward { packet_kind, .. } | Self::Refuse { packet_kind, .. } = &mut self {
+            *packet_kind = true;
+        }
+        self
+    }
+}
+
 /// What a verdict of input, forward, output or prerouting means for the packet if it does not accept.
 pub(crate) const fn refusal(verdict: &Verdict) -> Option<(DropReason, Option<RejectKind>)> {
     match verdict {
@@ -100,6 +110,24 @@ fn way<'p>(policy: &'p Policy, found: &Found, leaves_in: u16) -> Result<(&'p Int
         Found::Broadcast { .. } => refuse(DropReason::Unsupported, None),
         Found::None => refuse(DropReason::NoRoute, Some(RejectKind::Net)),
     }
+}
+
+/// What rules see of a connection's status. Once it is established, an answer was seen.
+const fn status_seen(bits: u32, state: u8) -> u8 {
+    let mut seen = 0;
+    if bits & status::SRC_NAT != 0 {
+        seen |= statuses::SNAT;
+    }
+    if bits & status::DST_NAT != 0 {
+        seen |= statuses::DNAT;
+    }
+    if bits & status::ASSURED != 0 {
+        seen |= statuses::ASSURED;
+    }
+    if bits & status::SEEN_REPLY != 0 || state == states::ESTABLISHED {
+        seen |= statuses::SEEN_REPLY;
+    }
+    seen
 }
 
 fn leave_by(
@@ -141,6 +169,8 @@ impl<P: Buffers> Worker<P> {
             has_ports: !is_icmp,
             icmp: is_icmp.then_some(((tuple.dport >> 8) as u8, tuple.dport as u8)),
             state,
+            status: status_seen(entry.cold().status.load(relaxed), state),
+            is_reply: direction != 0,
             mark: entry.cold().first_mark.load(relaxed),
             bytes: 0,
         };
@@ -176,6 +206,19 @@ impl<P: Buffers> Worker<P> {
             return Judged::Refuse { reason, reject, packet_kind: effects.packet_kind };
         }
         leave_by(&mut self.hops, &self.shared.adjacencies, interface, hop, effects.packet_kind)
+    }
+
+    /// Whether a direction's packets are judged so whatever their connection's status becomes as it lives.
+    pub(crate) fn is_steady(&mut self, entry: Entry<'_>, direction: usize, judged: Judged) -> bool {
+        let is_answered = entry.cold().status.load(Ordering::Relaxed) & status::SEEN_REPLY != 0;
+        // Of one that is not answered yet, its further packets: its first was not translated yet.
+        let further = (direction == 0 && !is_answered).then_some((states::NEW, 0));
+        let established = [(states::ESTABLISHED, 0), (states::ESTABLISHED, statuses::ASSURED)];
+        further.into_iter().chain(established).all(|(state, status)| {
+            let mut leg = self.leg(entry, direction, state);
+            leg.facts.status |= status;
+            self.judge(&mut leg) == judged
+        })
     }
 
     /// What becomes of packets that are routed there and that the rules accept. They must leave in a zone.

@@ -26,6 +26,7 @@ mod fast;
 mod fast6;
 mod jobs;
 mod judge;
+mod link;
 mod local;
 mod loops;
 pub mod neighbour;

@@ -1,46 +1,57 @@
 //! Links: virtual wires between two zones.
 //!
+//! # Overview
+//!
 //! A link's two ends are interfaces without a port. A packet that leaves by one end, translated and its TTL decremented
 //! as on any other way out, arrives by the other end in that end's zone: raw rules, look-up, and a connection of its own
 //! if it is a first packet. So it can be translated twice.
 //!
 //! The next hop of an end is nobody's MAC address, hence never known: the fast path leaves such packets to the slow one
-//! as it leaves those that wait for an answer, and pays nothing for links. They arrive from a queue once the burst that
-//! they came with is done, in their order; a connection of another worker's is handed over on the way.
+//! as it leaves those that wait for an answer, and pays nothing for links. Where they arrive, the fast path takes them
+//! again.
+//!
+//! # Life-cycle
+//!
+//! Packets wait in a queue until the burst that they came with is decided, then go through the same stages, as bursts of
+//! those that crossed equally many links; and so on until none is left, which is after [`MOST`] links at the latest.
+//! The order of a flow is kept. A packet whose connection is another worker's is handed over as any other.
+//!
+//! # Limits
+//!
+//! [`MOST`] links for a packet; then it ends as `link_loop`. What the router itself sends in answer starts anew.
 
 use std::collections::VecDeque;
 
 use erhu_planes::DropReason;
 use erhu_planes::stats::add;
+use erhu_wire::Parsed;
 
+use crate::BURST;
 use crate::buffer::{Buffer, Buffers};
 use crate::neighbour::Egress;
-use crate::policy::NO_SLOT;
-use crate::worker::Worker;
+use crate::worker::{Meta, Worker};
 
-/// Port number of a link's ends.
+/// In place of the port number of a link's ends.
 pub(crate) const LINK_PORT: u16 = u16::MAX;
 /// Links that a packet may cross.
 const MOST: u8 = 4;
 
-/// A packet that arrives by an end of a link.
+/// A packet that crossed a link and has not arrived yet.
 #[derive(Debug)]
-pub struct Crossing<B> {
-    /// The frame, whose Ethernet header means nothing.
-    pub buffer: B,
-    /// Slot of the end.
-    pub slot: u16,
+struct Crossing<B> {
+    /// Its frame, whose Ethernet header means nothing.
+    buffer: B,
+    /// Slot of the end that it arrives by.
+    slot: u16,
     /// Links that it has crossed, this one included.
-    pub crossed: u8,
-    /// Packet mark, if raw rules have seen it already.
-    pub raw_mark: Option<u32>,
+    crossed: u8,
 }
 
 /// Packets of one worker that are in the middle of links.
 #[derive(Debug)]
 pub(crate) struct Crossings<B> {
     queue: VecDeque<Crossing<B>>,
-    /// Links that the packet under way has crossed.
+    /// Links that the packets of the burst under way have crossed.
     pub crossed: u8,
 }
 
@@ -57,53 +68,76 @@ impl<B> Crossings<B> {
         self.queue.is_empty()
     }
 
-    /// One more arrives.
-    pub fn push(&mut self, crossing: Crossing<B>) {
-        self.queue.push_back(crossing);
+    /// The next one, if it crossed as many links as the burst under way.
+    fn next_alike(&mut self) -> Option<(B, u16)> {
+        self.queue.front().filter(|next| next.crossed == self.crossed)?;
+        self.queue.pop_front().map(|next| (next.buffer, next.slot))
     }
 }
 
 impl<P: Buffers> Worker<P> {
-    /// A packet, its IP packet ready and `end` bytes from the frame's start on its end, leaves by an end of a link.
+    /// A packet that is ready but for its frame leaves by an end of a link, having crossed so many before.
     ///
     /// # Errors
     /// Why it does not.
-    pub(crate) fn cross(&mut self, mut buffer: P::Buffer, end: usize, egress: &Egress) -> Result<(), DropReason> {
-        let peer = self.policy.interface(egress.slot).and_then(|i| i.peer).ok_or(DropReason::NoRoute)?;
-        if self.crossings.crossed >= MOST {
+    pub(crate) fn cross(
+        &mut self,
+        mut buffer: P::Buffer,
+        parsed: &Parsed,
+        egress: &Egress,
+        crossed: u8,
+    ) -> Result<(), DropReason> {
+        let peer = self.policy.interface(egress.slot).and_then(|end| end.peer).ok_or(DropReason::NoRoute)?;
+        if crossed >= MOST {
             return Err(DropReason::LinkLoop);
         }
+        let end = usize::from(parsed.end);
         if buffer.frame().len() != end && !buffer.set_len(end) {
             return Err(DropReason::NoBuffer);
         }
-        self.count_sent(egress.slot, buffer.frame().len());
-        let crossed = self.crossings.crossed + 1;
-        self.crossings.push(Crossing { buffer, slot: peer, crossed, raw_mark: None });
+        self.count_sent(egress.slot, end);
+        self.crossings.queue.push_back(Crossing { buffer, slot: peer, crossed: crossed + 1 });
         Ok(())
     }
 
-    /// Takes what crossed links through the slow path, until nothing is left that did.
-    pub(crate) fn arrive(&mut self) {
-        while let Some(Crossing { buffer, slot, crossed, raw_mark }) = self.crossings.queue.pop_front() {
-            self.crossings.crossed = crossed;
-            let Some(mut meta) = self.meta_at(slot, &buffer) else {
-                self.count_drop(NO_SLOT, 0, DropReason::NoInterface);
-                continue;
-            };
-            match raw_mark {
-                Some(mark) => meta.mark = mark,
-                None => {
-                    if let Some(block) = self.shared.stats.interface(self.index, usize::from(slot)) {
-                        add(&block.rx_packets, 1);
-                        add(&block.rx_bytes, buffer.frame().len() as u64);
-                    }
-                    if self.policy.interface(slot).is_some_and(|i| i.has_raw) {
-                        self.raw(&mut meta);
-                    }
-                }
+    /// Takes packets that crossed a link through the stages, and again those that then cross another one, until none is
+    /// left.
+    #[inline(always)]
+    pub(crate) fn take_crossings(&mut self) {
+        if !self.crossings.is_empty() {
+            self.arrive();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn arrive(&mut self) {
+        let (mut metas, mut burst) = (std::mem::take(&mut self.metas), std::mem::take(&mut self.scratch));
+        if metas.len() < BURST {
+            metas.resize(BURST, Meta::NOTHING);
+        }
+        while let Some(first) = self.crossings.queue.front() {
+            self.crossings.crossed = first.crossed;
+            for meta in &mut metas {
+                let Some((buffer, slot)) = self.crossings.next_alike() else { break };
+                self.arrive_by(slot, &buffer, meta);
+                burst.push(buffer);
             }
-            self.dispatch(buffer, &mut meta);
+            let places = metas.get_mut(..burst.len()).unwrap_or_default();
+            places.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
+            self.decide(&mut burst, places);
         }
         self.crossings.crossed = 0;
+        (self.metas, self.scratch) = (metas, burst);
+    }
+
+    /// The first look at a packet that arrives by an end of a link.
+    fn arrive_by(&mut self, slot: u16, buffer: &P::Buffer, meta: &mut Meta) {
+        let (frame, trust) = (buffer.frame(), buffer.trust());
+        meta.read_crossed(frame, trust, self.policy.interface(slot), &self.shared.table);
+        if let Some(block) = self.shared.stats.interface(self.index, usize::from(meta.slot)) {
+            add(&block.rx_packets, 1);
+            add(&block.rx_bytes, frame.len() as u64);
+        }
     }
 }

@@ -141,7 +141,8 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn local_established(&mut self, buffer: &mut P::Buffer, meta: &Meta, reference: Reference) -> Fate {
         let policy = self.policy();
         let own = self.leg(self.shared.table.entry(reference), reference.direction(), states::ESTABLISHED);
-        let facts = Facts { dst: own.facts.dst, dport: own.facts.dport, ..meta.facts(&policy, states::ESTABLISHED) };
+        let Facts { dst, dport, status, is_reply, .. } = own.facts;
+        let facts = Facts { dst, dport, status, is_reply, ..meta.facts(&policy, states::ESTABLISHED) };
         let (verdict, _) = self.run_hook(Hook::Input, &facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
@@ -151,9 +152,11 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// An ICMP error about something that the router sent.
-    pub(crate) fn input_related(&mut self, buffer: &P::Buffer, meta: &Meta) -> Fate {
+    pub(crate) fn input_related(&mut self, buffer: &P::Buffer, meta: &Meta, reference: Reference) -> Fate {
         let policy = self.policy();
-        let facts = meta.facts(&policy, states::RELATED);
+        let own = self.leg(self.shared.table.entry(reference), reference.direction(), states::RELATED);
+        let Facts { status, is_reply, .. } = own.facts;
+        let facts = Facts { status, is_reply, ..meta.facts(&policy, states::RELATED) };
         let (verdict, _) = self.run_hook(Hook::Input, &facts);
         match refusal(&verdict) {
             Some((reason, reject)) => {
@@ -194,8 +197,12 @@ impl<P: Buffers> Worker<P> {
         (facts.src, facts.dst) = (facts.dst, facts.src);
         facts.icmp = icmp_answer(facts.proto, ECHO_REQUEST[usize::from(facts.dst.is_ipv6())]).map(|kind| (kind, 0));
         facts.ingress = None;
-        if connection.is_none() {
-            facts.state = states::UNTRACKED;
+        match connection {
+            Some(reference) => {
+                let own = self.leg(self.shared.table.entry(reference), 1, states::ESTABLISHED);
+                (facts.status, facts.is_reply) = (own.facts.status, true);
+            }
+            None => facts.state = states::UNTRACKED,
         }
         let Some((adjacency, verdict_allows)) = self.route_own(&policy, meta.slot, meta.zone, &mut facts) else {
             return Fate::Drop(DropReason::NoRoute);
@@ -364,6 +371,8 @@ impl<P: Buffers> Worker<P> {
             has_ports: icmp.is_none(),
             icmp,
             state: states::RELATED,
+            status: 0,
+            is_reply: true,
             mark: 0,
             bytes: u32::from(parsed.length),
         };

@@ -16,7 +16,7 @@
 //! A fixed number of adjacencies in all, and of all and of unresolved ones per interface, so that scanning a connected
 //! prefix, or claiming every address of it, costs a tenant only its own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -37,6 +37,8 @@ const PART: usize = 256;
 /// Packets that may wait for one next hop, over all workers.
 pub const WAITING_PER_NEIGHBOUR: u32 = 64;
 
+/// In place of the next hop's address on a link, where there is only one.
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const RESOLVED: u64 = 1 << 48;
 const STATIC: u64 = 1 << 49;
 /// Its interface went with the last policy: workers that have not adopted it yet may still use the number.
@@ -374,6 +376,8 @@ impl Adjacencies {
     /// The number for a next hop on an interface, new if need be; `None` when there is no room for another unresolved
     /// one.
     pub fn find_or_add(&self, interface: &Interface, hop: IpAddr) -> Option<u32> {
+        // A link has one next hop, whatever its address: the other end.
+        let hop = if interface.peer.is_some() { ANY } else { hop };
         let mut book = self.book();
         if let Some(number) = book.numbers.get(&(interface.slot, hop)) {
             return Some(*number);
@@ -443,6 +447,10 @@ impl Adjacencies {
 
     /// Someone said where an address is. Makes the entry if need be; returns its number. Static entries stay.
     pub fn learn(&self, interface: &Interface, address: IpAddr, mac: [u8; 6], now_tick: u32) -> Option<u32> {
+        // A link has no neighbours; nor does any frame come by it.
+        if interface.peer.is_some() {
+            return None;
+        }
         let number = self.find_or_add(interface, address)?;
         self.resolve(number, mac, false, now_tick);
         Some(number)
@@ -506,6 +514,7 @@ impl Adjacencies {
         }
         for (slot, address, mac) in policy.static_neighbours() {
             if let Some(interface) = policy.interface(slot)
+                && interface.peer.is_none()
                 && let Some(number) = self.find_or_add(interface, address)
             {
                 self.resolve(number, mac, true, now_tick);
@@ -524,7 +533,7 @@ impl Adjacencies {
                 break;
             }
             for (number, key) in hops.filter_map(|(at, key)| Some((u32::try_from(at).ok()?, key))) {
-                if book.numbers.get(key) != Some(&number) {
+                if book.numbers.get(key) != Some(&number) || key.1 == ANY {
                     continue;
                 }
                 let line = self.get(number);
@@ -554,6 +563,7 @@ mod tests {
             index: 0,
             slot,
             port: 2,
+            peer: None,
             vlan: 100,
             zone: 1,
             mtu: 1500,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use erhu_nat::{ATTEMPTS, Exhausted, Lease, Target, Wish};
 use erhu_planes::connections::{Class, Hot4, NO_REFERENCE, flags, status};
 use erhu_planes::events::{Event, mask};
-use erhu_planes::program::{AddressRange, Hook, PortRange, RejectKind, SourceChoice, states};
+use erhu_planes::program::{AddressRange, Hook, PortRange, RejectKind, SourceChoice, states, statuses};
 use erhu_planes::tuple::{Key, Key4, proto};
 use erhu_planes::{Counter, DropReason, TICKS_PER_SECOND, Tuple};
 use erhu_route::Found;
@@ -424,9 +424,13 @@ impl<P: Buffers> Worker<P> {
             Judged::Forward { adjacency, egress, packet_kind } => {
                 // It takes the same way whatever its state. Where the rules accept every established packet, there is
                 // nothing to ask them.
-                let is_steady = self.policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED) || {
-                    let mut original = self.leg(entry, 0, states::ESTABLISHED);
-                    self.judge(&mut original) == first
+                let is_steady = if self.policy.rules.asks_status() {
+                    self.is_steady(entry, 0, first)
+                } else {
+                    self.policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED) || {
+                        let mut original = self.leg(entry, 0, states::ESTABLISHED);
+                        self.judge(&mut original) == first
+                    }
                 };
                 Judged::Forward { adjacency, egress, packet_kind: packet_kind || !is_steady }
             }
@@ -439,7 +443,9 @@ impl<P: Buffers> Worker<P> {
             }
             _ => {
                 let mut reply = self.leg(entry, 1, states::ESTABLISHED);
-                self.judge(&mut reply)
+                let judged = self.judge(&mut reply);
+                let may_change = self.policy.rules.asks_status() && !self.is_steady(entry, 1, judged);
+                if may_change { judged.one_by_one() } else { judged }
             }
         };
         self.store_decision(entry, 1, &reply);
@@ -458,6 +464,7 @@ impl<P: Buffers> Worker<P> {
         let mut first = self.leg(entry, 0, states::NEW);
         first.facts.dst = original.dst;
         first.facts.dport = original.dport;
+        first.facts.status = 0;
         let (verdict, effects) = self.run_hook(Hook::Prerouting, &first.facts);
         if refusal(&verdict).is_some() {
             return false;
@@ -477,6 +484,7 @@ impl<P: Buffers> Worker<P> {
         }
         if let Some(turn) = &turn {
             first.route_zone = turn.route_zone;
+            first.facts.status |= statuses::DNAT;
             first.facts.dst = reply.src;
             if !original.is_icmp() {
                 first.facts.dport = reply.sport;

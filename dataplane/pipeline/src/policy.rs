@@ -11,11 +11,14 @@ use erhu_wire::ethernet::pack_mac;
 use erhu_wire::ipv6;
 use hashbrown::HashMap;
 
+use crate::link::LINK_PORT;
 use crate::steering::Affinity;
 
 /// Marks a port and VLAN that belong to no interface.
 pub const NO_SLOT: u16 = u16::MAX;
 const TAGS: usize = 4096;
+/// What an end of a link has for a MAC address; no frame carries it.
+const LINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 
 /// A port as the policy needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +38,10 @@ pub struct Interface {
     pub index: u16,
     /// Stable number over reloads; connections, adjacencies and statistics know it by this.
     pub slot: u16,
-    /// Port number.
+    /// Port number; no port's for an end of a link.
     pub port: u16,
+    /// Slot of the other end of the link that it is an end of, if it is one.
+    pub peer: Option<u16>,
     /// VLAN tag, 0 for none.
     pub vlan: u16,
     /// Zone id.
@@ -118,7 +123,7 @@ pub struct Arrival {
 const _: () = assert!(size_of::<Arrival>() == 16);
 
 impl Arrival {
-    const NOWHERE: Self = Self { mac: u64::MAX, slot: NO_SLOT, zone: 0, has_raw: false };
+    pub(crate) const NOWHERE: Self = Self { mac: u64::MAX, slot: NO_SLOT, zone: 0, has_raw: false };
 }
 
 /// Arrivals by VLAN tag.
@@ -299,32 +304,43 @@ impl Policy {
         let mut slot_of_index = Vec::new();
         let mut arrivals = vec![Box::new([Arrival::NOWHERE; TAGS]); ports.len()];
         for (index, i) in program.interfaces.iter().enumerate() {
-            let port = ports.iter().position(|p| p.name == i.port).ok_or_else(|| PolicyError::NoSuchPort {
-                interface: i.name.clone(),
-                port: i.port.clone(),
-                ports: ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
-            })?;
+            let named = || {
+                let port = ports.iter().position(|p| p.name == i.port);
+                port.ok_or_else(|| PolicyError::NoSuchPort {
+                    interface: i.name.clone(),
+                    port: i.port.clone(),
+                    ports: ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            };
+            let (port, vlan) = match i.encapsulation {
+                Encapsulation::Untagged => (Some(named()?), 0),
+                Encapsulation::Vlan(tag) => (Some(named()?), tag),
+                Encapsulation::Link(_) => (None, 0),
+            };
+            // An interface that becomes an end of a link is another one, whatever its name.
             let slot = registries
                 .interfaces
-                .slot(&i.name, 0, MAX_INTERFACES)
+                .slot(&i.name, port.is_none().into(), MAX_INTERFACES)
                 .ok_or_else(|| too_many("interfaces", MAX_INTERFACES))?;
-            let vlan = match i.encapsulation {
-                Encapsulation::Untagged => 0,
-                Encapsulation::Vlan(tag) => tag,
-            };
             let index = u16::try_from(index).map_err(|_| too_many("interfaces", MAX_INTERFACES))?;
-            let (mac, has_raw) = (i.mac.unwrap_or(ports[port].mac), rules.raw_rules_for(index));
-            arrivals[port][usize::from(vlan) % TAGS] = Arrival { mac: pack_mac(mac), slot, zone: i.zone, has_raw };
+            let has_raw = rules.raw_rules_for(index);
+            let mac = i.mac.unwrap_or(port.map_or(LINK_MAC, |port| ports[port].mac));
+            if let Some(port) = port {
+                arrivals[port][usize::from(vlan) % TAGS] =
+                    Arrival { mac: pack_mac(mac), slot, zone: i.zone, has_raw };
+            }
             if interfaces.len() <= usize::from(slot) {
                 interfaces.resize(usize::from(slot) + 1, None);
             }
             slot_of_index.push(slot);
-            let mac = i.mac.unwrap_or(ports[port].mac);
             interfaces[usize::from(slot)] = Some(Interface {
                 name: i.name.clone(),
                 index,
                 slot,
-                port: u16::try_from(port).map_err(|_| too_many("ports", erhu_planes::MAX_PORTS))?,
+                port: port
+                    .map_or(Ok(LINK_PORT), u16::try_from)
+                    .map_err(|_| too_many("ports", erhu_planes::MAX_PORTS))?,
+                peer: None,
                 vlan,
                 zone: i.zone,
                 mtu: i.mtu,
@@ -334,6 +350,11 @@ impl Policy {
                 proxy_arp: i.proxy_arp,
                 has_raw,
             });
+        }
+        for (end, i) in slot_of_index.iter().zip(&program.interfaces) {
+            if let (Encapsulation::Link(peer), Some(end)) = (i.encapsulation, &mut interfaces[usize::from(*end)]) {
+                end.peer = slot_of_index.get(usize::from(peer)).copied();
+            }
         }
         let mut zones = Vec::new();
         let mut zone_at = Vec::new();

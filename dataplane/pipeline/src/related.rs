@@ -65,7 +65,7 @@ impl<P: Buffers> Worker<P> {
         let decision = side.decision.load(Ordering::Relaxed);
         let bits = side.flags.load(Ordering::Relaxed);
         if bits & flags::NOT_FORWARDED != 0 && (decision >> 32) as u32 == LOCAL {
-            return self.input_related(buffer, meta);
+            return self.input_related(buffer, meta, reference);
         }
         if meta.parsed.ttl <= 1 {
             return self.ttl_expired(buffer, meta);

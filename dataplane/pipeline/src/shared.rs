@@ -25,8 +25,10 @@ pub const RING: usize = 256;
 pub struct Handed<B> {
     /// The frame as it was received.
     pub buffer: B,
-    /// Port it came in by.
-    pub port: u16,
+    /// Port it came in by; of a packet that crossed links, the slot of the end that it arrived by.
+    pub from: u16,
+    /// Links that it crossed.
+    pub crossed: u8,
     /// Packet mark that raw rules gave it.
     pub mark: u32,
 }

@@ -174,7 +174,8 @@ impl<P: Buffers> Worker<P> {
         let entry = shared.table.entry(reference);
         let mut leg = self.leg(entry, reference.direction(), state);
         let own = meta.facts(&self.policy, state);
-        leg.facts = Facts { dst: leg.facts.dst, dport: leg.facts.dport, mark: leg.facts.mark, ..own };
+        let Facts { dst, dport, mark, status, is_reply, .. } = leg.facts;
+        leg.facts = Facts { dst, dport, mark, status, is_reply, ..own };
         self.connmark.set(None);
         let judged = self.judge(&mut leg);
         self.mark_connection(entry);

@@ -88,6 +88,7 @@ impl<P: Buffers> Worker<P> {
             || policy.rules.translates_destinations()
             || !policy.rules.accepts_all(Hook::Prerouting, states::NEW)
             || !policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED)
+            || policy.rules.asks_status()
             || (meta.parsed.proto != proto::UDP && !self.can_open(buffer, meta))
             || shared.table.find4(meta.hash, &meta.key).is_some()
         {

@@ -16,6 +16,7 @@ use hashbrown::HashMap;
 
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::encapsulate;
+use crate::link::LINK_PORT;
 use crate::worker::{Meta, Worker};
 
 /// Packets that wait on one worker.
@@ -127,6 +128,13 @@ impl<P: Buffers> Worker<P> {
                 self.push(egress.port, buffer);
             } else {
                 self.count_origin_drop(origin, DropReason::NoBuffer);
+            }
+            return;
+        }
+        if egress.port == LINK_PORT {
+            let crossed = if origin.is_some() { self.crossings.crossed } else { 0 };
+            if let Err(reason) = self.cross(buffer, &parsed, &egress, crossed) {
+                self.count_origin_drop(origin, reason);
             }
             return;
         }

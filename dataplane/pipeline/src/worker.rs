@@ -26,6 +26,7 @@ use crate::fast::{Usual, forward};
 use crate::fast6::forward6;
 use crate::jobs::Progress;
 use crate::judge::Outcome;
+use crate::link::{Crossings, LINK_PORT};
 use crate::neighbour::{Hops, Ready};
 use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, Shared};
@@ -100,12 +101,20 @@ impl Way {
             Kind::Arp => Self::Arp,
             Kind::Ipv6Odd(Odd::Discovery) => Self::Discovery,
             _ if group => Self::Drop(DropReason::Unsupported),
-            Kind::Fast6 => Self::LookUp6,
-            Kind::Ipv6Odd(_) => Self::Slow,
+            kind => Self::of_kind(kind),
+        }
+    }
+
+    /// Of packets for this router, that are no neighbours' talk.
+    fn of_kind(kind: Kind) -> Self {
+        match kind {
             Kind::Fast => Self::LookUp,
+            Kind::Fast6 => Self::LookUp6,
             Kind::Ipv4Odd(_) => Self::Slow,
+            Kind::Ipv6Odd(odd) if odd != Odd::Discovery => Self::Slow,
             Kind::BadChecksum => Self::Drop(DropReason::BadChecksum),
-            Kind::Other(_) => Self::Drop(DropReason::Unsupported),
+            Kind::Malformed => Self::Drop(DropReason::Malformed),
+            Kind::Arp | Kind::Ipv6Odd(_) | Kind::Other(_) => Self::Drop(DropReason::Unsupported),
         }
     }
 }
@@ -137,7 +146,7 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// Of no packet yet. Metas are places that are filled again for each packet, never moved.
-    const NOTHING: Self = Self {
+    pub const NOTHING: Self = Self {
         parsed: Parsed::NOTHING,
         way: Way::Slow,
         port: 0,
@@ -181,6 +190,23 @@ impl Meta {
             self.seek(table);
         } else if self.is_v6() {
             self.read_v6(frame, arrival.zone, table);
+        }
+    }
+
+    /// Fills the place from a packet that arrives by an end of a link, whatever its Ethernet header says.
+    pub fn read_crossed(&mut self, frame: &[u8], trust: Verify, end: Option<&Interface>, table: &Table) {
+        erhu_wire::parse_into(frame, trust, &mut self.parsed);
+        let (slot, zone) = end.map_or((NO_SLOT, 0), |end| (end.slot, end.zone));
+        self.arrive(LINK_PORT, &Arrival { slot, zone, ..Arrival::NOWHERE });
+        self.way = match end {
+            Some(_) => Way::of_kind(self.parsed.kind),
+            // It went with a policy while the packet was on its way to another worker.
+            None => Way::Drop(DropReason::NoInterface),
+        };
+        if self.way == Way::LookUp {
+            self.seek(table);
+        } else if self.is_v6() {
+            self.read_v6(frame, zone, table);
         }
     }
 
@@ -316,6 +342,8 @@ impl Meta {
             has_ports: known && !icmp,
             icmp: self.icmp(),
             state,
+            status: 0,
+            is_reply: false,
             mark: self.mark,
             bytes: u32::from(self.parsed.length),
         }
@@ -431,15 +459,16 @@ pub struct Worker<P: Buffers> {
     pub(crate) hops: Hops,
     pub(crate) pending: Pending,
     pub(crate) detours: Detours,
+    pub(crate) crossings: Crossings<P::Buffer>,
     /// What the rules made of the connection's mark on a packet's way through them.
     pub(crate) connmark: Cell<Option<u32>>,
     pub(crate) clock: Now,
     outboxes: Vec<Vec<P::Buffer>>,
-    metas: Vec<Meta>,
+    pub(crate) metas: Vec<Meta>,
     pub(crate) openings: Vec<(Key4, Ahead)>,
     /// Connections whose time has come.
     pub(crate) due: Vec<Ending>,
-    scratch: Vec<P::Buffer>,
+    pub(crate) scratch: Vec<P::Buffer>,
     handing: Vec<Batch<P::Buffer>>,
     spare: Vec<Batch<P::Buffer>>,
     pub(crate) job: Option<(Arc<Job>, Progress)>,
@@ -472,6 +501,7 @@ impl<P: Buffers> Worker<P> {
             hops: Hops::default(),
             pending: Pending::default(),
             detours: Detours::default(),
+            crossings: Crossings::default(),
             connmark: Cell::new(None),
             clock: Now::new(0, 0),
             outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
@@ -534,6 +564,7 @@ impl<P: Buffers> Worker<P> {
         }
         self.decide(burst, places);
         self.metas = metas;
+        self.take_crossings();
         self.settle_accounts();
     }
 
@@ -567,7 +598,7 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
-    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+    pub(crate) fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let (shared, policy) = (self.shared(), self.policy());
         let held = Held::<P::Buffer> { shared: &shared, policy: &policy };
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
@@ -692,7 +723,7 @@ impl<P: Buffers> Worker<P> {
 
     /// Whether raw rules may do something to a packet.
     #[inline(always)]
-    fn raw_is_about(&self, meta: &Meta) -> bool {
+    pub(crate) fn raw_is_about(&self, meta: &Meta) -> bool {
         let Some(interface) = self.policy.interface(meta.slot).filter(|i| i.has_raw) else { return false };
         match meta.way {
             Way::LookUp => self.policy.rules.raw_rules_about(&meta.packet(interface, 0)),
@@ -703,7 +734,7 @@ impl<P: Buffers> Worker<P> {
 
     /// Raw rules.
     #[cold]
-    fn raw(&self, meta: &mut Meta) {
+    pub(crate) fn raw(&self, meta: &mut Meta) {
         let facts = meta.facts(&self.policy, 0);
         let (verdict, effects) = self.run_hook(Hook::Raw, &facts);
         meta.mark = effects.mark;
@@ -784,7 +815,9 @@ impl<P: Buffers> Worker<P> {
             self.tally.count(Counter::Bug);
             return self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
         };
-        batch.push(Handed { buffer, port: meta.port, mark: meta.mark });
+        let crossed = self.crossings.crossed;
+        let from = if crossed == 0 { meta.port } else { meta.slot };
+        batch.push(Handed { buffer, from, crossed, mark: meta.mark });
         if batch.len() >= BATCH {
             self.send_batch(to);
         }
@@ -796,23 +829,38 @@ impl<P: Buffers> Worker<P> {
         self.tally.count_many(Counter::HandedOver, batch.len() as u64);
         if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
             for handed in batch.drain(..) {
-                let mut meta = Meta::NOTHING;
-                let arrivals = self.policy.arrivals(handed.port);
-                let frame = handed.buffer.frame();
-                meta.read(frame, handed.buffer.trust(), handed.port, arrivals, &self.shared.table);
+                let meta = self.meta_of(&handed);
                 self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
             }
             self.spare.push(batch);
         }
     }
 
+    /// What stages know about a packet on its way to another worker.
+    fn meta_of(&self, handed: &Handed<P::Buffer>) -> Meta {
+        let mut meta = Meta::NOTHING;
+        let (frame, trust, table) = (handed.buffer.frame(), handed.buffer.trust(), &self.shared.table);
+        if handed.crossed == 0 {
+            meta.read(frame, trust, handed.from, self.policy.arrivals(handed.from), table);
+        } else {
+            meta.read_crossed(frame, trust, self.policy.interface(handed.from), table);
+        }
+        // The raw rules' outcome comes along.
+        meta.mark = handed.mark;
+        meta
+    }
+
     /// Sends on what was collected for other workers. Call after the last burst of a loop.
-    pub fn flush_handovers(&mut self) {
+    /// `true` if there was anything.
+    pub fn flush_handovers(&mut self) -> bool {
+        let mut any = false;
         for to in 0..self.handing.len() {
             if !self.handing[to].is_empty() {
                 self.send_batch(to);
+                any = true;
             }
         }
+        any
     }
 
     /// Takes packets that other workers handed over. Returns how many there were.
@@ -827,18 +875,20 @@ impl<P: Buffers> Worker<P> {
                 metas.clear();
                 let mut burst = std::mem::take(&mut self.scratch);
                 for handed in batch.drain(..) {
-                    // Counted where it came in; the raw rules' outcome came along.
-                    let mut meta = Meta::NOTHING;
-                    let arrivals = self.policy.arrivals(handed.port);
-                    let frame = handed.buffer.frame();
-                    meta.read(frame, handed.buffer.trust(), handed.port, arrivals, &self.shared.table);
-                    meta.mark = handed.mark;
-                    metas.push(meta);
+                    // Counted where it came in.
+                    if handed.crossed != self.crossings.crossed {
+                        self.decide(&mut burst, &mut metas);
+                        metas.clear();
+                        self.crossings.crossed = handed.crossed;
+                    }
+                    metas.push(self.meta_of(&handed));
                     burst.push(handed.buffer);
                 }
                 self.decide(&mut burst, &mut metas);
-                self.settle_accounts();
+                self.crossings.crossed = 0;
                 (self.metas, self.scratch) = (metas, burst);
+                self.take_crossings();
+                self.settle_accounts();
                 if self.spare.len() < self.handing.len() {
                     self.spare.push(batch);
                 }
@@ -859,6 +909,7 @@ impl<P: Buffers> Worker<P> {
         }
         let timers_done = self.run_timers(now.tick);
         let waiting_done = self.serve_waiting();
+        self.take_crossings();
         let jobs_done = self.run_jobs();
         self.settle_accounts();
         self.own.quiesce(&self.shared.table);

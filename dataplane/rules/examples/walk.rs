@@ -145,6 +145,8 @@ fn udp() -> Facts {
         has_ports: true,
         icmp: None,
         state: 1,
+        status: 0,
+        is_reply: false,
         mark: u32::MAX,
         bytes: 60,
     }

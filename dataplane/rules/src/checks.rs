@@ -52,6 +52,11 @@ enum Check {
         bits: u8,
         negated: bool,
     },
+    /// Of the packet's connection: [`Keys::connection`] bits. Does not hold for packets without one.
+    Connection {
+        bits: u8,
+        negated: bool,
+    },
     Mark {
         values: Part,
         negated: bool,
@@ -220,6 +225,7 @@ impl Store {
                 })
             }
             Check::State { bits, negated } => (keys.state & bits != 0) != negated,
+            Check::Connection { bits, negated } => keys.is_of_connection(bits, negated),
             Check::Mark { values, negated } => {
                 let mark = keys.get(Field::Mark);
                 values.of(&self.marks).iter().any(|&(value, mask)| mark & mask == value) != negated
@@ -344,6 +350,7 @@ impl Store {
         for other in &conditions.others {
             checks.push(match other {
                 Other::State { bits, negated } => Check::State { bits: *bits, negated: *negated },
+                Other::Connection { bits, negated } => Check::Connection { bits: *bits, negated: *negated },
                 Other::Mark { values, negated } => {
                     Check::Mark { values: Part::append(&mut self.marks, values.iter().copied()), negated: *negated }
                 }

@@ -31,6 +31,10 @@ pub struct Facts {
     pub icmp: Option<(u8, u8)>,
     /// One bit of [`erhu_planes::program::states`].
     pub state: u8,
+    /// [`erhu_planes::program::statuses`] bits of its connection.
+    pub status: u8,
+    /// It is of its connection's reply direction.
+    pub is_reply: bool,
     /// Packet mark before the hook.
     pub mark: u32,
     /// IP bytes, for who counts; no match looks at them.

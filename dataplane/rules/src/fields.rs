@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use erhu_planes::program::{Match, MatchKey, PortRange};
+use erhu_planes::program::{Match, MatchKey, PortRange, directions, states, statuses};
 
 use crate::facts::Facts;
 use crate::spans::{Key, Spans, complement, intersection, union};
@@ -81,9 +81,25 @@ pub struct Keys {
     /// IPv6 source and destination.
     wide: [Option<u128>; 2],
     pub(crate) state: u8,
+    /// [`statuses`] of its connection, and above them its one of [`directions`]. 0 if it has none.
+    connection: u8,
 }
 
-/// What rules look at of a sound IPv4 packet before routing. Numbers are in host order.
+/// Directions lie above statuses.
+const DIRECTION_SHIFT: u32 = 4;
+const _: () = assert!(statuses::ALL >> DIRECTION_SHIFT == 0);
+
+/// See [`Keys`].
+#[inline(always)]
+const fn connection(state: u8, status: u8, is_reply: bool) -> u8 {
+    let direction = if is_reply { directions::REPLY } else { directions::ORIGINAL };
+    match state {
+        states::INVALID | states::UNTRACKED => 0,
+        _ => status | direction << DIRECTION_SHIFT,
+    }
+}
+
+/// What rules look at of a sound IPv4 packet before routing, the first of its connection. Numbers are in host order.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet4 {
     /// Interface (index) it came in by.
@@ -118,6 +134,7 @@ impl Keys {
             narrow: [ingress, ABSENT, zone, ABSENT, proto, sport, dport, kind, packet.mark, src, dst, code],
             wide: [None, None],
             state: packet.state,
+            connection: connection(packet.state, 0, false),
         }
     }
 
@@ -158,7 +175,14 @@ impl Keys {
             ],
             wide: [wide(facts.src), wide(facts.dst)],
             state: facts.state,
+            connection: connection(facts.state, facts.status, facts.is_reply),
         }
+    }
+
+    /// Whether its connection is one of `bits`, or with `negated` none of them.
+    #[inline]
+    pub(crate) fn is_of_connection(&self, bits: u8, negated: bool) -> bool {
+        self.connection != 0 && (self.connection & bits != 0) != negated
     }
 
     #[inline]
@@ -214,6 +238,11 @@ pub(crate) enum Other {
         bits: u8,
         negated: bool,
     },
+    /// See [`Keys::is_of_connection`].
+    Connection {
+        bits: u8,
+        negated: bool,
+    },
     /// Any `(value, mask)`.
     Mark {
         values: Vec<(u32, u32)>,
@@ -258,6 +287,14 @@ impl Conditions {
             }
             MatchKey::State(bits) => {
                 self.others.push(Other::State { bits: *bits, negated: m.negated });
+                return;
+            }
+            MatchKey::Status(bits) => {
+                self.others.push(Other::Connection { bits: *bits, negated: m.negated });
+                return;
+            }
+            MatchKey::Direction(bits) => {
+                self.others.push(Other::Connection { bits: bits << DIRECTION_SHIFT, negated: m.negated });
                 return;
             }
             MatchKey::Mark(v) => match v.iter().map(mark_range).collect::<Option<Vec<_>>>() {

@@ -19,7 +19,8 @@
 //! - Several values of a match: any of them. Several matches: all of them, about the same field too.
 //! - A match about what the packet does not have does not hold. Negated it holds for interfaces and zones (none is not
 //!   that one) and for addresses of the other family, but not for ports and for ICMP types and codes: to name a port
-//!   is also to say that there is one, as in netfilter, where such a match brings its protocol along.
+//!   is also to say that there is one, as in netfilter, where such a match brings its protocol along. Nor does it hold
+//!   for the status and direction of the connection of a packet that has none, as in netfilter too.
 //!
 //! # Cost
 //!
@@ -42,8 +43,8 @@
 //! | half the rules in each field, last matches | 34 | 55 | 120 | 3 |
 //! | ranges of ports and addresses, all nested | 27 | 89 | 140 | 16 |
 //!
-//! Conditions on state, on ICMP codes alone, and on marks under a mask with gaps choose no candidates: thousands of
-//! rules that have no other are tried one by one.
+//! Conditions on state, status and direction, on ICMP codes alone, and on marks under a mask with gaps choose no
+//! candidates: thousands of rules that have no other are tried one by one.
 //!
 //! # Synchronisation
 //!
@@ -62,7 +63,9 @@ mod spans;
 
 use std::net::IpAddr;
 
-use erhu_planes::program::{Dnat, Hook, HookRules, PolicyVerdict, Position, Prefix, Program, RejectKind, Rule, Snat};
+use erhu_planes::program::{
+    Dnat, Hook, HookRules, MatchKey, PolicyVerdict, Position, Prefix, Program, RejectKind, Rule, Snat,
+};
 
 pub use facts::{DnatRef, Effects, Facts, NetmapRef, RuleId, SnatRef, Verdict};
 pub use fields::{Keys, Packet4};
@@ -87,6 +90,8 @@ pub struct Rules {
     /// And to which of them.
     sieves: Sieves,
     published: Published,
+    /// Some rule of `forward` or of a chain asks for the status of connections.
+    asks_status: bool,
 }
 
 #[derive(Debug)]
@@ -135,7 +140,8 @@ impl Rules {
             hooks.push(hook);
         }
         let chains = program.chains.iter().map(|chain| compile(&chain.rules).0).collect();
-        Self { store, hooks, chains, positions, raw, sieves, published: Published::of(program) }
+        let published = Published::of(program);
+        Self { store, hooks, chains, positions, raw, sieves, published, asks_status: asks_status(program) }
     }
 
     /// Runs a hook for a packet. Named counters that it hits go to `counted`, by their index in the program, as often
@@ -213,6 +219,12 @@ impl Rules {
     #[inline]
     pub fn accepts_all(&self, hook: Hook, state: u8) -> bool {
         self.hooks.get(hook.index()).is_none_or(|h| h.is_idle || h.accepted_states & state != 0)
+    }
+
+    /// Whether what `forward` says of a packet may depend on the status of its connection, which changes while that
+    /// lives.
+    pub fn asks_status(&self) -> bool {
+        self.asks_status
     }
 
     /// An `snat` action of these rules.
@@ -328,6 +340,13 @@ impl Rules {
         }
         End::Rule
     }
+}
+
+/// Whether `forward` has a rule about the status of connections, or a chain, that it may lead to, has.
+fn asks_status(program: &Program) -> bool {
+    let forward = program.hooks.get(Hook::Forward.index()).map(|hook| &hook.rules);
+    let mut lists = forward.into_iter().chain(program.chains.iter().map(|chain| &chain.rules));
+    lists.any(|rules| rules.iter().flat_map(|rule| &rule.matches).any(|m| matches!(m.key, MatchKey::Status(_))))
 }
 
 /// What a rule's actions ended.

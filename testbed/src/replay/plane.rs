@@ -147,7 +147,7 @@ impl Plane {
             for worker in &mut self.workers {
                 quiet &= worker.between_bursts(self.now);
                 quiet &= worker.take_handed(self.now) == 0;
-                worker.flush_handovers();
+                quiet &= !worker.flush_handovers();
             }
             // Much can end at one instant; the rings hold only so much.
             if self.shared.events.wanted() != 0 {

@@ -599,3 +599,63 @@ fn a_later_wish_for_translation_changes_nothing_but_the_mark() {
     assert_eq!(outcome.listed(1).len(), 1, "{outcome}");
     outcome.table(&["udp 10.1.1.1:1000>10.1.1.64:53 10.2.2.2:53>10.1.1.1:1000 mark=172"]);
 }
+
+/// F19: a rule for what is translated lets exactly that in: published services and what came for a mapping, and not
+/// what somebody routes to an inside address. Answers and later packets need no rule of their own.
+#[test]
+fn what_is_translated_may_come_in_and_nothing_else() {
+    let rules = format!(
+        r#"{SERVICE} route("main", "10.0.0.0/24", #{{ zone: "inside" }}); forward(#{{ status: "dnat" }}, accept);"#
+    );
+    let pool = r#"addresses: "198.51.100.10", filtering: "endpoint_independent""#;
+    let outcome = Scenario::of(&nat_script(pool, &rules))
+        .send(0.0, LAN, udp("10.0.0.6:6000", "192.0.2.1:53"))
+        .send(0.1, WAN, tcp("203.0.113.7:40000", "198.51.100.2:80").flags("S"))
+        .send(0.2, WAN, tcp("203.0.113.7:40000", "10.0.0.5:8080").flags("S"))
+        .send(0.3, WAN, udp("203.0.113.7:9", "198.51.100.10:6000"))
+        .send(0.4, LAN, udp("10.0.0.6:6000", "203.0.113.7:9"))
+        .run();
+    outcome.left(LAN, &["tcp 203.0.113.7:40000 > 10.0.0.5:8080 S", "udp 203.0.113.7:9 > 10.0.0.6:6000"]);
+    outcome.left(WAN, &["udp 198.51.100.10:6000 > 192.0.2.1:53", "udp 198.51.100.10:6000 > 203.0.113.7:9"]);
+    outcome.drops(&[("rule", 1)]);
+}
+
+/// Rules tell translated from untranslated, answered from unanswered and the directions apart, packet by packet where
+/// that changes.
+#[test]
+fn rules_see_status_and_direction() {
+    let rules = r#"
+        prerouting(#{ dst: "10.1.1.64" }, dnat(#{ to: "10.2.2.2" }));
+        postrouting(#{ dst: "10.2.2.3" }, snat(#{ to: "10.2.2.200" }));
+        forward(#{ status: "dnat" }, count("dnat"));
+        forward(#{ status: "snat" }, count("snat"));
+        forward(#{ status: not(["dnat", "snat"]) }, count("neither"));
+        forward(#{ status: "seen_reply" }, count("answered"));
+        forward(#{ status: "assured" }, count("assured"));
+        forward(#{ direction: "reply" }, count("reply"));
+        forward(#{ direction: "original" }, count("original"));
+    "#;
+    let mut scenario = plain(rules);
+    for (n, server) in ["10.1.1.64", "10.2.2.3", "10.2.2.4"].into_iter().enumerate() {
+        let (host, at) = (format!("10.1.1.{}:1000", n + 1), n as f64);
+        let (seen, real) = match n {
+            0 => (host.clone(), "10.2.2.2:53"),
+            1 => ("10.2.2.200:1000".into(), "10.2.2.3:53"),
+            _ => (host.clone(), "10.2.2.4:53"),
+        };
+        let to = format!("{server}:53");
+        scenario = scenario.send(at, LAN, udp(&host, &to)).send(at + 0.1, WAN, udp(real, &seen));
+        scenario = scenario.send(at + 3.0, LAN, udp(&host, &to)).send(at + 3.1, LAN, udp(&host, &to));
+    }
+    let outcome = scenario.run();
+    let counted = |name: &str| outcome.stat(&["named", name, "packets"]);
+    assert_eq!((counted("original"), counted("reply")), (9, 3));
+    assert_eq!(counted("dnat"), 4);
+    // The first packet is not translated yet when it meets the forward rules.
+    assert_eq!(counted("snat"), 3);
+    assert_eq!(counted("neither"), 5);
+    assert_eq!(counted("answered"), 9);
+    // A stream is assured from its first packet after two seconds on.
+    assert_eq!(counted("assured"), 6);
+    outcome.drops(&[]);
+}

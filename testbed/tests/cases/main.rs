@@ -19,6 +19,7 @@ mod icmp;
 mod ipv6;
 mod kernel;
 mod limits;
+mod link;
 mod list;
 mod nat44;
 mod ovs;

@@ -241,7 +241,6 @@ fn chains_are_walked_as_they_are_written() {
 fn what_is_not_available_yet_is_refused() {
     for declaration in [
         r#"set("x", #{ type: "address" });"#,
-        r#"link("a", "b", #{ zones: ["main", "main"], addresses: ["10.9.0.1/30", "10.9.0.2/30"] });"#,
         r#"forward(#{ over: #{ connections: 3, per: "src" } }, drop);"#,
         r#"forward(#{}, limit(#{ packets: 3 }));"#,
         r#"interface("t", #{ vxlan: #{ vni: 5, local: "10.1.1.254", remote: "10.2.2.9" } });"#,

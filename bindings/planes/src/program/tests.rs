@@ -68,6 +68,39 @@ fn a_cut_program_is_refused() {
 }
 
 #[test]
+fn a_link_has_two_ends_that_name_each_other_and_neither_port_nor_neighbours() {
+    let refused = |change: &dyn Fn(&mut Program)| {
+        let mut p = small();
+        for (name, peer) in [("a", 2), ("b", 1)] {
+            let encapsulation = Encapsulation::Link(peer);
+            let end = Interface { name: name.into(), port: String::new(), encapsulation, ..p.interfaces[0].clone() };
+            p.interfaces.push(Interface { addresses: vec![], ..end });
+        }
+        change(&mut p);
+        p.validate().err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert_eq!(refused(&|_| ()), "");
+    for peer in [0, 1, 3, u16::MAX] {
+        let why = refused(&|p| p.interfaces[1].encapsulation = Encapsulation::Link(peer));
+        assert!(why.contains("not one end of a link of two"), "{peer}: {why}");
+    }
+    assert!(refused(&|p| p.interfaces[2].port = "lan".into()).contains("not one end of a link of two"));
+    assert!(refused(&|p| p.interfaces[1].encapsulation = Encapsulation::Untagged).contains("bad port name"));
+    let neighbour = Neighbour { interface: 1, address: "10.0.0.9".parse().unwrap(), mac: [2, 0, 0, 0, 0, 1] };
+    assert!(refused(&|p| p.neighbours.push(neighbour.clone())).contains("a link has none"));
+}
+
+#[test]
+fn a_status_without_meaning_is_refused() {
+    let refused = |bits| {
+        let mut p = small();
+        p.hooks[Hook::Forward.index()].rules[0].matches[0].key = MatchKey::Status(bits);
+        p.validate().is_err()
+    };
+    assert_eq!([0, 1, 15, 16, 0x1f].map(refused), [true, false, false, true, true]);
+}
+
+#[test]
 fn loops_of_chains_are_refused_even_if_no_hook_reaches_them() {
     let mut p = small();
     p.chains[0].rules[0].actions = vec![Action::Jump(0)];

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{
     Action, AddressRange, DestinationChoice, Dnat, Encapsulation, Hook, MatchKey, PortRange, Prefix, Program,
-    RouteTarget, Rule, SourceChoice, limits, states,
+    RouteTarget, Rule, SourceChoice, directions, limits, states, statuses,
 };
 use crate::timeouts::TimeoutKey;
 
@@ -69,9 +69,15 @@ impl Validator<'_> {
         within("interfaces", p.interfaces.len(), limits::INTERFACES)?;
         let zones = self.zone_ids();
         let (mut names, mut places) = (HashSet::new(), HashSet::new());
-        for i in &p.interfaces {
+        for (index, i) in p.interfaces.iter().enumerate() {
             name("interface", &i.name, &mut names)?;
-            if i.port.is_empty() || i.port.len() > limits::NAME {
+            if let Encapsulation::Link(peer) = i.encapsulation {
+                let other = p.interfaces.get(usize::from(peer)).map(|other| other.encapsulation);
+                let is_mutual = matches!(other, Some(Encapsulation::Link(back)) if usize::from(back) == index);
+                if !is_mutual || usize::from(peer) == index || !i.port.is_empty() {
+                    return Err(format!("interface {}: not one end of a link of two", i.name));
+                }
+            } else if i.port.is_empty() || i.port.len() > limits::NAME {
                 return Err(format!("interface {}: bad port name", i.name));
             }
             if !places.insert((&i.port, i.encapsulation)) {
@@ -104,6 +110,9 @@ impl Validator<'_> {
         for n in &p.neighbours {
             if usize::from(n.interface) >= p.interfaces.len() {
                 return Err(format!("neighbour {}: interface {} does not exist", n.address, n.interface));
+            }
+            if matches!(p.interfaces[usize::from(n.interface)].encapsulation, Encapsulation::Link(_)) {
+                return Err(format!("neighbour {}: a link has none", n.address));
             }
             if !is_host(n.address) || n.mac[0] & 1 != 0 || n.mac == [0; 6] {
                 return Err(format!("neighbour {}: not a host's address or MAC", n.address));
@@ -237,6 +246,8 @@ impl Validator<'_> {
                     v.len()
                 }
                 MatchKey::State(bits) => usize::from(*bits != 0 && bits & !states::ALL == 0),
+                MatchKey::Status(bits) => usize::from(*bits != 0 && bits & !statuses::ALL == 0),
+                MatchKey::Direction(bits) => usize::from(*bits != 0 && bits & !directions::ALL == 0),
                 MatchKey::Mark(v) => v.len(),
             };
             if values == 0 || values > limits::VALUES {

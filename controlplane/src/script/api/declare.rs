@@ -73,6 +73,9 @@ const TIMEOUTS: &[&str] = &[
     "generic",
 ];
 
+/// Largest packet of a link: as large as any interface can have it.
+const LINK_MTU: u16 = 9216;
+
 /// The name in the first argument.
 fn named(call: &Call) -> Option<String> {
     call.argument(0, "name", name)
@@ -157,6 +160,7 @@ pub fn interface(call: &Call) -> Dynamic {
                 at: call.at,
                 name,
                 port,
+                peer: None,
                 encapsulation: vlan.map_or(Encapsulation::Untagged, Encapsulation::Vlan),
                 zone,
                 addresses: addresses.unwrap_or_default(),
@@ -169,6 +173,46 @@ pub fn interface(call: &Call) -> Dynamic {
         (name, _) => broken(call, Kind::Interface, name),
     }
     Dynamic::UNIT
+}
+
+pub fn link(call: &Call) -> Dynamic {
+    let (a, b) = (call.argument(0, "a", name), call.argument(1, "b", name));
+    let options = options(call, 2, &["zones", "addresses"], &[]);
+    let zones = options.required("zones", |value| two(value, name));
+    let addresses = options.get("addresses", |value| two(value, |end| any_of(end, interface_address)));
+    if let Some([first, second]) = &zones
+        && first == second
+    {
+        options.refuse(Some("zones"), format!("both ends are in zone `{first}`").into());
+    }
+    let (Some(first), Some(second), Some(zones), false) = (&a, &b, &zones, options.failed()) else {
+        broken(call, Kind::Interface, a);
+        broken(call, Kind::Interface, b);
+        return Dynamic::UNIT;
+    };
+    for (at, (name, peer)) in [(first, second), (second, first)].into_iter().enumerate() {
+        call.session.state().policy.interfaces.push(Interface {
+            at: call.at,
+            name: name.clone(),
+            port: String::new(),
+            peer: Some(peer.clone()),
+            encapsulation: Encapsulation::Untagged,
+            zone: zones[at].clone(),
+            addresses: addresses.as_ref().map_or_else(Vec::new, |both| both[at].clone()),
+            mtu: LINK_MTU,
+            mac: None,
+            proxy_arp: false,
+        });
+    }
+    Dynamic::UNIT
+}
+
+/// An array with one value for each end of a link.
+fn two<T>(value: &Dynamic, one: impl Fn(&Dynamic) -> Parsed<T>) -> Parsed<[T; 2]> {
+    match value.read_lock::<Array>().as_deref().map(Vec::as_slice) {
+        Some([first, second]) => Ok([one(first)?, one(second)?]),
+        _ => Err(expected("an array of two, one for each end of the link", value)),
+    }
 }
 
 pub fn route(call: &Call) -> Dynamic {

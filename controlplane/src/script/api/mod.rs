@@ -76,6 +76,7 @@ const MOST_ARGUMENTS: usize = 6;
 const FUNCTIONS: &[Function] = &[
     Function { name: "zone", usage: "zone(name, #{ id: … })", counts: &[2], run: declare::zone },
     Function { name: "interface", usage: "interface(name, #{ port: … })", counts: &[2], run: declare::interface },
+    Function { name: "link", usage: "link(a, b, #{ zones: [a, b] })", counts: &[3], run: declare::link },
     Function { name: "route", usage: "route(zone, prefix, #{ via: … })", counts: &[3], run: declare::route },
     Function { name: "neighbour", usage: "neighbour(interface, ip, mac)", counts: &[3], run: declare::neighbour },
     Function { name: "pool", usage: "pool(name, #{ addresses: … })", counts: &[2], run: declare::pool },
@@ -137,7 +138,7 @@ const FUNCTIONS: &[Function] = &[
 ];
 
 /// Functions of the language whose feature does not exist yet: refused, never ignored.
-const LATER: &[&str] = &["link", "set", "service", "log", "dscp", "mss", "limit", "add", "tproxy", "queue", "ct"];
+const LATER: &[&str] = &["set", "service", "log", "dscp", "mss", "limit", "add", "tproxy", "queue", "ct"];
 
 /// Actions that are written without parentheses.
 const CONSTANTS: &[(&str, ActionKind)] = &[

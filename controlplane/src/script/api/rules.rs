@@ -8,8 +8,8 @@ use super::actions::NAMES;
 use crate::policy::{Action, Match, MatchKey, Place, Rule};
 use crate::script::options::Options;
 use crate::script::values::{
-    Parsed, Problem, STATES, ScriptAction, address_range, any_of, choice, expected, masked_mark, name, numbers,
-    port_range, protocol, text,
+    DIRECTIONS, Parsed, Problem, STATES, STATUSES, ScriptAction, address_range, any_of, choice, expected,
+    masked_mark, name, numbers, port_range, protocol, text,
 };
 
 const KEYS: &[&str] = &[
@@ -25,12 +25,12 @@ const KEYS: &[&str] = &[
     "icmp_type",
     "icmp_code",
     "state",
+    "status",
+    "direction",
     "mark",
 ];
 
 const LATER: &[&str] = &[
-    "status",
-    "direction",
     "tcp_flags",
     "length",
     "dscp",
@@ -82,6 +82,12 @@ fn matches(options: &Options) -> Vec<Match> {
                 "icmp_type" => MatchKey::IcmpType(any_of(value, |v| numbers(v, 255, "an ICMP type from 0 to 255"))?),
                 "icmp_code" => MatchKey::IcmpCode(any_of(value, |v| numbers(v, 255, "an ICMP code from 0 to 255"))?),
                 "state" => MatchKey::State(any_of(value, |v| choice(v, &STATES))?.into_iter().fold(0, |a, b| a | b)),
+                "status" => {
+                    MatchKey::Status(any_of(value, |v| choice(v, &STATUSES))?.into_iter().fold(0, |a, b| a | b))
+                }
+                "direction" => {
+                    MatchKey::Direction(any_of(value, |v| choice(v, &DIRECTIONS))?.into_iter().fold(0, |a, b| a | b))
+                }
                 _ => MatchKey::Mark(any_of(value, masked_mark)?),
             })
         });

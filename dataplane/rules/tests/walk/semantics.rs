@@ -24,6 +24,8 @@ fn facts() -> Facts {
         has_ports: true,
         icmp: None,
         state: states::NEW,
+        status: 0,
+        is_reply: false,
         mark: 0,
         bytes: 60,
     }
@@ -377,4 +379,37 @@ fn a_hook_is_empty_if_its_walk_could_do_nothing() {
     assert!(with(vec![rule(&[], &[Action::Continue, Action::Drop])], PolicyVerdict::Accept));
     assert!(!with(vec![], PolicyVerdict::Drop));
     assert!(!with(vec![rule(&[is(port(1, 1))], &[Action::Accept])], PolicyVerdict::Accept));
+}
+
+#[test]
+fn status_and_direction_are_those_of_the_packets_connection() {
+    use erhu_planes::program::directions::{ALL, ORIGINAL, REPLY};
+    use erhu_planes::program::statuses::{DNAT, SNAT};
+    let of = |status, is_reply| Facts { status, is_reply, ..facts() };
+    assert!(matches(&[is(MatchKey::Status(DNAT | SNAT))], &of(DNAT, false)));
+    assert!(!matches(&[is(MatchKey::Status(DNAT))], &of(SNAT, false)));
+    assert!(matches(&[not(MatchKey::Status(DNAT))], &of(0, false)));
+    assert!(matches(&[is(MatchKey::Direction(REPLY))], &of(0, true)));
+    assert!(!matches(&[not(MatchKey::Direction(REPLY))], &of(0, true)));
+    assert!(!matches(&[is(MatchKey::Direction(ORIGINAL))], &of(0, true)));
+    assert!(
+        matches(&[is(MatchKey::Direction(ALL))], &of(0, true)) && matches(&[is(MatchKey::Direction(ALL))], &facts())
+    );
+    // What has no connection is of neither direction.
+    let loose = |state| Facts { state, ..facts() };
+    for direction in [MatchKey::Direction(REPLY), MatchKey::Status(DNAT)] {
+        for state in [states::INVALID, states::UNTRACKED] {
+            assert!(!matches(&[is(direction.clone())], &loose(state)));
+            assert!(!matches(&[not(direction.clone())], &loose(state)));
+        }
+    }
+}
+
+#[test]
+fn rules_know_whether_forwarding_depends_on_the_status_of_connections() {
+    let with = |key| forward(vec![rule(&[is(key)], &[Action::Drop])], vec![]);
+    assert!(with(MatchKey::Status(erhu_planes::program::statuses::ASSURED)).asks_status());
+    assert!(!with(MatchKey::Direction(1)).asks_status());
+    let chain = vec![rule(&[is(MatchKey::Status(1))], &[Action::Drop])];
+    assert!(forward(vec![rule(&[], &[Action::Jump(0)])], vec![chain]).asks_status());
 }

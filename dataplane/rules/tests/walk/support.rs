@@ -65,6 +65,9 @@ pub fn packet(facts: &Facts) -> Option<Packet4> {
         (6 | 17, None) if facts.has_ports => (facts.sport, facts.dport),
         _ => return None,
     };
+    if facts.status != 0 || facts.is_reply {
+        return None;
+    }
     let addresses = (src.into(), dst.into());
     let (proto, state, mark) = (facts.proto, facts.state, facts.mark);
     Some(Packet4 { ingress, zone, addresses, proto, ports, state, mark })
@@ -192,6 +195,13 @@ fn holds(m: &Match, facts: &Facts, mark: u32) -> bool {
             None => return false,
         },
         MatchKey::State(bits) => facts.state & bits != 0,
+        MatchKey::Status(_) | MatchKey::Direction(_)
+            if [states::INVALID, states::UNTRACKED].contains(&facts.state) =>
+        {
+            return false;
+        }
+        MatchKey::Status(bits) => facts.status & bits != 0,
+        MatchKey::Direction(bits) => bits & if facts.is_reply { 2 } else { 1 } != 0,
         MatchKey::Mark(v) => v.iter().any(|(value, mask)| mark & mask == *value),
     };
     found != m.negated
@@ -417,7 +427,7 @@ fn random_port(random: &mut Random, spread: u16) -> u16 {
 }
 
 /// Numbers that [`random_match`] takes for a field.
-const FIELDS: u32 = 16;
+const FIELDS: u32 = 18;
 
 fn random_match(random: &mut Random, shape: Shape, field: u32) -> Match {
     let count = random.pick(&[1, 1, 1, 2, 5]);
@@ -454,6 +464,8 @@ fn random_match(random: &mut Random, shape: Shape, field: u32) -> Match {
         10..12 => MatchKey::DestinationPort(ports(random)),
         12 => MatchKey::IcmpType(small(random, 255)),
         13 => MatchKey::IcmpCode(small(random, 255)),
+        16 => MatchKey::Status(random.pick(&[1, 2, 3, 8, 10])),
+        17 => MatchKey::Direction(random.pick(&[1, 2, 3])),
         14 => MatchKey::State(u8::try_from(random.below(u32::from(states::ALL)) + 1).unwrap()),
         _ => {
             let masks = [0xffff_ffff, 0xffff_ffff, 0xf0, 0xffff_fff0, 0xffff_0001, 0x11, 0];
@@ -480,6 +492,8 @@ pub fn random_facts(random: &mut Random, spread: u16) -> Facts {
         has_ports: random.percent(90),
         icmp: (proto == 1 || proto == 58).then(|| (random.pick(&[0, 3, 8, 9, 255]), random.pick(&[0, 3, 4, 255]))),
         state: 1 << random.below(5),
+        status: random.pick(&[0, 1, 2, 3, 8, 15]),
+        is_reply: random.percent(50),
         mark: random.pick(&[0, 1, 2, 0x10, 0x12, 0xffff_ffff]),
         bytes: 60,
     }
