@@ -659,3 +659,113 @@ fn rules_see_status_and_direction() {
     assert_eq!(counted("assured"), 6);
     outcome.drops(&[]);
 }
+
+/// F10: where destinations are translated too, an inside port is one outside port whatever is called, unless the
+/// mapping depends on that.
+#[test]
+fn mappings_hold_for_translated_destinations() {
+    let rules = r#"
+        for n in 1..3 { prerouting(#{ ingress: "lan", dst: `203.0.113.${n}` }, dnat(#{ to: `192.0.2.${n}:5353` })); }
+    "#;
+    let ports = |mapping: &str| {
+        let pool = format!(r#"addresses: "198.51.100.10", ports: "2000-60000", mapping: "{mapping}""#);
+        let outcome = Scenario::of(&nat_script(&pool, rules))
+            .send_every(0.0, 0.1, LAN, (1..3).map(|n| udp("10.0.0.5:1000", &format!("203.0.113.{n}:53"))))
+            .send(1.0, LAN, udp("10.0.0.5:1000", "192.0.2.9:53"))
+            .answered(WAN, 1.0, |left| Some(left.answer()))
+            .run();
+        let to: Vec<_> = outcome.packets(WAN).iter().map(|s| s.destination().to_string()).collect();
+        assert_eq!(to, ["192.0.2.1:5353", "192.0.2.2:5353", "192.0.2.9:53"], "{outcome}");
+        outcome.left(
+            LAN,
+            &[
+                "udp 203.0.113.1:53 > 10.0.0.5:1000",
+                "udp 203.0.113.2:53 > 10.0.0.5:1000",
+                "udp 192.0.2.9:53 > 10.0.0.5:1000",
+            ],
+        );
+        outcome.packets(WAN).iter().map(|s| s.source().port()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(ports("endpoint_independent").len(), 1);
+    assert!(ports("address_dependent").len() > 1);
+    // A port that the pool has is kept, as a static one would be.
+    let kept = Scenario::of(&nat_script(r#"addresses: "198.51.100.10""#, rules))
+        .send(0.0, LAN, udp("10.0.0.5:5000", "203.0.113.1:53"))
+        .run();
+    kept.left(WAN, &["udp 198.51.100.10:5000 > 192.0.2.1:5353"]);
+}
+
+/// KS20: where calls to one host are translated to another, that one answers; when the rule is gone and the
+/// connections are cleared, the first does. A rule about the port alone is one about each address. (The router makes no
+/// calls of its own, so these come through it.)
+#[test]
+fn calls_go_back_to_the_first_host_when_the_rule_is_gone() {
+    let script = |rules: &str| {
+        format!(
+            r#"
+            interface("lan", #{{ port: "lan", address: ["10.1.1.254/24", "2001:db8:1::fe/64"] }});
+            interface("wan", #{{ port: "wan", address: ["10.2.2.254/24", "2001:db8:2::fe/64"] }});
+            {rules}
+            "#
+        )
+    };
+    let rules = r#"
+        prerouting(#{ dst: "10.2.2.1", dport: 8080 }, dnat(#{ to: "10.2.2.1", ports: 2000 }));
+        prerouting(#{ dst: "10.2.2.1" }, dnat(#{ to: "10.2.2.2" }));
+        prerouting(#{ dst: "2001:db8:2::1", dport: 8080 }, dnat(#{ to: "2001:db8:2::1", ports: 2000 }));
+        prerouting(#{ dst: "2001:db8:2::1" }, dnat(#{ to: "2001:db8:2::2" }));
+    "#;
+    let calls = |scenario: Scenario, at| {
+        let four = ["10.2.2.1:53", "10.2.2.1:8080"].map(|to| udp("10.1.1.1:1000", to));
+        let six = ["[2001:db8:2::1]:53", "[2001:db8:2::1]:8080"].map(|to| udp("[2001:db8:1::1]:1000", to));
+        scenario.send_every(at, 0.1, LAN, four.into_iter().chain(six))
+    };
+    let before = calls(Scenario::of(&script(rules)), 0.0).apply(2.0, &script("")).command(2.0, "conntrack:-F");
+    let outcome = calls(before, 3.0).answered(WAN, 0.01, |left| Some(left.answer())).run();
+    outcome.left(
+        WAN,
+        &[
+            "udp 10.1.1.1:1000 > 10.2.2.2:53",
+            "udp 10.1.1.1:1000 > 10.2.2.1:2000",
+            "udp [2001:db8:1::1]:1000 > [2001:db8:2::2]:53",
+            "udp [2001:db8:1::1]:1000 > [2001:db8:2::1]:2000",
+            "udp 10.1.1.1:1000 > 10.2.2.1:53",
+            "udp 10.1.1.1:1000 > 10.2.2.1:8080",
+            "udp [2001:db8:1::1]:1000 > [2001:db8:2::1]:53",
+            "udp [2001:db8:1::1]:1000 > [2001:db8:2::1]:8080",
+        ],
+    );
+    let answers = [
+        "udp 10.2.2.1:53 > 10.1.1.1:1000",
+        "udp 10.2.2.1:8080 > 10.1.1.1:1000",
+        "udp [2001:db8:2::1]:53 > [2001:db8:1::1]:1000",
+        "udp [2001:db8:2::1]:8080 > [2001:db8:1::1]:1000",
+    ];
+    outcome.left(LAN, &[answers, answers].concat());
+    outcome.drops(&[]);
+}
+
+/// T125: an error about the MTU behind a translated destination quotes what the client sent.
+#[test]
+fn an_error_made_after_translation_of_the_destination_quotes_what_the_client_sent() {
+    let script = r#"
+        interface("lan", #{ port: "lan", address: ["10.1.1.254/24"] });
+        interface("wan", #{ port: "wan", mtu: 1300, address: ["10.2.2.254/24"] });
+        prerouting(#{ dst: "10.1.1.240" }, dnat(#{ to: "10.2.2.2:8080" }));
+        postrouting(#{ egress: "wan" }, masquerade);
+    "#;
+    let outcome = Scenario::of(script)
+        .send(0.0, LAN, udp("10.1.1.1:1000", "10.1.1.240:80").payload_len(100))
+        .send(0.1, LAN, udp("10.1.1.1:1000", "10.1.1.240:80").payload_len(1400).df())
+        .send(0.2, LAN, tcp("10.1.1.1:1001", "10.1.1.240:81").flags("S").payload_len(1400).df())
+        .run();
+    outcome.left(WAN, &["udp 10.2.2.254:1000 > 10.2.2.2:8080"]);
+    outcome.left(
+        LAN,
+        &[
+            "icmp 10.1.1.254 > 10.1.1.1 3/4 about udp 10.1.1.1:1000 > 10.1.1.240:80",
+            "icmp 10.1.1.254 > 10.1.1.1 3/4 about tcp 10.1.1.1:1001 > 10.1.1.240:81",
+        ],
+    );
+    outcome.drops(&[("too_big", 2)]);
+}

@@ -13,6 +13,7 @@
 //! ```
 
 mod dnat;
+mod dnat6;
 mod expiry;
 mod hairpin;
 mod icmp;

@@ -301,7 +301,7 @@ pub fn error_outside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Ste
 }
 
 /// An ICMP error from somewhere inside, about what the server answered last.
-fn error_inside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
+pub fn error_inside(flow: &Flow, from: &'static str, kind: u8, code: u8) -> Step {
     Step::new(flow, true, What::Error { from, kind, code, quoted_port: None, to: None })
 }
 

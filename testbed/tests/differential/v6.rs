@@ -10,8 +10,8 @@ use erhu_testbed::kernel::{Device, Kernel};
 use erhu_testbed::scenario::{Scenario, router_mac};
 
 use crate::play::{
-    Flow, Play, broken, echo, echo_with_errors, error_outside, errors_that_fit_nothing, living, talk_with_errors,
-    tcp, udp,
+    Flow, Play, broken, echo, echo_with_errors, error_inside, error_outside, errors_that_fit_nothing, living,
+    talk_with_errors, tcp, udp,
 };
 use crate::{BLUE, GREEN, LIVES, WAN};
 
@@ -20,6 +20,10 @@ const RULES: &str = r#"
     interface("lan.100", #{ port: "lan", vlan: 100, zone: "blue", address: ["fd00::1/64"] });
     interface("lan.200", #{ port: "lan", vlan: 200, address: ["2001:db8:5::1/64"] });
     interface("wan",     #{ port: "wan", address: ["2001:db8::2/64"] });
+    prerouting(#{ ingress: ["lan.100", "lan.200"], dst: "2001:db8:1::100", proto: ["tcp", "udp"], dport: 80 },
+               dnat(#{ to: "[2001:db8:1::1]:443" }));
+    prerouting(#{ ingress: ["lan.100", "lan.200"], dst: "2001:db8:1::100", proto: "icmpv6" },
+               dnat(#{ to: "2001:db8:1::1" }));
     route("blue", "::/0", #{ zone: "main" });
     route("main", "::/0", #{ via: "2001:db8::1" });
     postrouting(#{ zone: "blue", egress: "wan" }, snat(#{ to: "2001:db8::10" }));
@@ -39,6 +43,12 @@ const NFT: &str = r#"
             iifname "blue" ct mark set 1
             iifname "blue" meta mark set 1
             iifname "wan" meta mark set ct mark
+        }
+        chain destinations {
+            type nat hook prerouting priority dstnat
+            iifname { "blue", "open" } ip6 daddr 2001:db8:1::100 tcp dport 80 dnat to [2001:db8:1::1]:443
+            iifname { "blue", "open" } ip6 daddr 2001:db8:1::100 udp dport 80 dnat to [2001:db8:1::1]:443
+            iifname { "blue", "open" } ip6 daddr 2001:db8:1::100 meta l4proto ipv6-icmp dnat to 2001:db8:1::1
         }
         chain nat {
             type nat hook postrouting priority srcnat
@@ -124,6 +134,36 @@ fn icmpv6_errors_are_related_and_translated_both_ways() {
     Play::new("errors about echo", steps).run(&mut kernel, &erhu);
     let steps = errors_that_fit_nothing(&blue(34_001), "2001:db8:9::9", "2001:db8::11", (1, 4));
     Play::new("errors about nothing", steps).run(&mut kernel, &erhu);
+}
+
+/// Destination and source translated at once, and the destination alone.
+#[test]
+fn ipv6_destinations_are_translated_alike() {
+    let (mut kernel, erhu) = routers();
+    let called = |flow: Flow| flow.called_at(("2001:db8:1::100", 80));
+    for (port, (name, life)) in (50_000..).zip(LIVES).step_by(3) {
+        Play::new(&format!("{name}, both ends"), tcp(called(blue(port)), life)).run(&mut kernel, &erhu);
+    }
+    for (name, life) in &LIVES[..4] {
+        Play::new(&format!("{name}, one end"), tcp(called(open(50_000)), life)).run(&mut kernel, &erhu);
+    }
+    Play::new("talk", udp(called(blue(51_000)), "> < > <")).run(&mut kernel, &erhu);
+    Play::new("talk, one end", udp(called(open(51_000)), "> < > <")).run(&mut kernel, &erhu);
+    Play::new("ping", echo(called(blue(700)), "> < > <")).run(&mut kernel, &erhu);
+    Play::new("ping, one end", echo(called(open(700)), "> <")).run(&mut kernel, &erhu);
+    let mut both = tcp(called(blue(51_001)), "open");
+    both.extend(tcp(blue(51_001), "open"));
+    Play::new("the address called and the server's own, from one port", both).run(&mut kernel, &erhu);
+    for (port, (kind, code)) in (51_100..).zip([(1, 4), (2, 0), (3, 0)]) {
+        for (flow, host) in [(called(blue(port)), "fd00::5"), (called(open(port)), "2001:db8:5::5")] {
+            let mut steps = udp(flow.clone(), "> <");
+            steps.push(error_outside(&flow, "2001:db8:9::9", kind, code));
+            steps.push(error_outside(&flow, "2001:db8:1::1", kind, code));
+            steps.push(error_inside(&flow, host, kind, code));
+            steps.extend(udp(flow, "> <"));
+            Play::new(&format!("error {kind}/{code}, translated destination"), steps).run(&mut kernel, &erhu);
+        }
+    }
 }
 
 #[test]
