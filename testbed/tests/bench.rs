@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use erhu_pipeline::Buffer;
 use erhu_planes::connections::Class;
 use erhu_testbed::bench::flows::{Flow, Writer};
+use erhu_testbed::bench::flows6::{Family, UdpWriter};
 use erhu_testbed::bench::frames::{Frame, Supply};
 use erhu_testbed::bench::measure::{Io, pass};
 use erhu_testbed::bench::scene::{Scene, Shape};
@@ -22,8 +23,12 @@ fn policy(mapping: Mapping) -> Policy {
 /// `change`.
 fn open_all(policy: &Policy, mut change: impl FnMut(u32, &mut Vec<u8>)) -> Result<Judge, String> {
     let mut judge = Judge::new(FLOWS, policy);
-    let mut scene = Scene::new(Shape::new(FLOWS, Class::Udp4, policy.clone())).map_err(|e| e.to_string())?;
-    let (writer, mut written, mut read) = (Writer::udp_from_inside(), 0, 0);
+    let class = match policy.family {
+        Family::V4 => Class::Udp4,
+        Family::V6 => Class::Udp6,
+    };
+    let mut scene = Scene::new(Shape::new(FLOWS, class, policy.clone())).map_err(|e| e.to_string())?;
+    let (writer, mut written, mut read) = (UdpWriter::from_inside(policy.family), 0, 0);
     let mut write = |frame: &mut Frame| {
         let flow = Flow::of(written);
         writer.write_tagged(frame, policy.vlan(written), flow.inside, flow.remote, written);
@@ -47,20 +52,24 @@ fn complaint(policy: &Policy, change: impl FnMut(u32, &mut Vec<u8>)) -> String {
 
 #[test]
 fn a_router_that_translates_passes_with_every_kind_of_pool() {
-    for mapping in [Mapping::EndpointIndependent, Mapping::AddressPortDependent] {
-        for preserve_port in [true, false] {
-            let policy = Policy { preserve_port, ..policy(mapping) };
-            let judge = open_all(&policy, |_, _| ()).unwrap();
-            let (address, port) = judge.external(7).unwrap();
-            assert!(policy.pool().contains(&address) && port >= 1024);
+    for family in [Family::V4, Family::V6] {
+        for mapping in [Mapping::EndpointIndependent, Mapping::AddressPortDependent] {
+            for preserve_port in [true, false] {
+                let policy = Policy { family, preserve_port, ..policy(mapping) };
+                let judge = open_all(&policy, |_, _| ()).unwrap();
+                let (address, port) = judge.external(7).unwrap();
+                assert!(policy.pool().contains(&address) && port >= 1024);
+            }
         }
     }
 }
 
 #[test]
 fn a_router_that_forwards_without_translating_is_noticed() {
-    let forwards = Policy { postrouting: Some("accept"), ..policy(Mapping::EndpointIndependent) };
-    assert!(complaint(&forwards, |_, _| ()).contains("not translated to the pool"));
+    for family in [Family::V4, Family::V6] {
+        let forwards = Policy { family, postrouting: Some("accept"), ..policy(Mapping::EndpointIndependent) };
+        assert!(complaint(&forwards, |_, _| ()).contains("not translated to the pool"));
+    }
 }
 
 #[test]
@@ -113,6 +122,29 @@ fn every_fault_of_a_frame_is_noticed() {
             }
         });
         let expected = if expected == "without a checksum" { "UDP with a checksum" } else { expected };
+        assert!(said.contains(expected), "{said:?} is not about {expected:?}");
+    }
+}
+
+#[test]
+fn every_fault_of_an_ipv6_frame_is_noticed() {
+    type Fault = fn(&mut Vec<u8>);
+    // No checksum covers the hop limit, and none notices words in another order.
+    let faults: [(&str, Fault); 6] = [
+        ("Ethernet header", |f| f[0] ^= 4),
+        ("checksum", |f| f[14 + 40 + 6] ^= 1),
+        ("checksum", |f| f[14 + 40 + 8] ^= 1),
+        ("time to live 64", |f| f[14 + 7] += 1),
+        ("not translated to the pool", |f| f[14 + 8..14 + 24].rotate_left(2)),
+        ("another remote", |f| f[14 + 24..14 + 40].rotate_left(2)),
+    ];
+    let policy = Policy { family: Family::V6, ..policy(Mapping::EndpointIndependent) };
+    for (expected, fault) in faults {
+        let said = complaint(&policy, |at, frame| {
+            if at == 100 {
+                fault(frame);
+            }
+        });
         assert!(said.contains(expected), "{said:?} is not about {expected:?}");
     }
 }
@@ -173,7 +205,7 @@ fn a_short_run_prints_the_table_writes_every_figure_and_draws() {
     let output = bench(&[&quick()[..], &small, &outputs].concat());
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
-    for word in ["A1", "A5", "B2", "C1", "E1", "F3", "G1", "H1", "verdict", "every tenth packet new"] {
+    for word in ["A1", "A5", "A7", "B2", "C1", "E1", "F3", "G1", "H1", "verdict", "every tenth packet new"] {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
     let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
@@ -216,5 +248,5 @@ fn an_unknown_workload_is_refused_with_the_known_ones() {
     let output = bench(&["A9"]);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("no workload A9 (there are A1, A2, A3, A4, A5, A6, B1,"), "{said}");
+    assert!(said.contains("no workload A9 (there are A1, A2, A3, A4, A5, A6, A7, B1,"), "{said}");
 }

@@ -16,7 +16,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
-use plane::Plane;
+use plane::{Family, Plane};
 use traffic::{Side, Traffic};
 
 /// Part of a committed number that a new one may differ from it without a word.
@@ -49,18 +49,25 @@ struct Cli {
 enum Path {
     /// Packets of established UDP connections, source translated, outward and back in turn.
     EstablishedUdp,
-    /// The same of TCP, with data in the window.
+    /// The same over IPv6, between IPv6 addresses.
+    EstablishedUdp6,
+    /// The same of TCP over IPv4, with data in the window.
     EstablishedTcp,
     /// First packets of UDP connections: ten rules, a route, a port of a pool.
     NewConnection,
 }
 
 impl Path {
-    const ALL: [Self; 3] = [Self::EstablishedUdp, Self::EstablishedTcp, Self::NewConnection];
+    const ALL: [Self; 4] = [Self::EstablishedUdp, Self::EstablishedUdp6, Self::EstablishedTcp, Self::NewConnection];
+
+    const fn family(self) -> Family {
+        if matches!(self, Self::EstablishedUdp6) { Family::V6 } else { Family::V4 }
+    }
 
     const fn name(self) -> &'static str {
         match self {
             Self::EstablishedUdp => "established-udp",
+            Self::EstablishedUdp6 => "established-udp6",
             Self::EstablishedTcp => "established-tcp",
             Self::NewConnection => "new-connection",
         }
@@ -111,16 +118,18 @@ fn main() -> ExitCode {
 
 /// The packets of one path; all but the counted loops is preparation.
 fn run(path: Path) -> Result<(), CountError> {
-    let mut plane = Plane::new()?;
+    let family = path.family();
+    let mut plane = Plane::new(family)?;
     match path {
         Path::NewConnection => {
-            let mut traffic = Traffic::udp();
+            let mut traffic = Traffic::udp(family);
             // The first loops find everything cold that is only made once.
             traffic.open(&mut plane, 4, false)?;
             traffic.open(&mut plane, BURSTS, true)?;
         }
-        Path::EstablishedUdp | Path::EstablishedTcp => {
-            let mut traffic = if path == Path::EstablishedTcp { Traffic::tcp() } else { Traffic::udp() };
+        Path::EstablishedUdp | Path::EstablishedUdp6 | Path::EstablishedTcp => {
+            let is_tcp = path == Path::EstablishedTcp;
+            let mut traffic = if is_tcp { Traffic::tcp(family) } else { Traffic::udp(family) };
             traffic.open(&mut plane, 16, false)?;
             traffic.establish(&mut plane)?;
             for at in 0..BURSTS {

@@ -1,5 +1,6 @@
 //! A router of one worker between two ports, with a fixed policy.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,6 +37,15 @@ const CAPACITY: u32 = 1 << 16;
 /// Loops after which something that should settle never will.
 const PATIENCE: usize = 1_000_000;
 
+/// Of which family everything is that the router is configured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// See the module's text.
 pub struct Plane {
     shared: Arc<Shared<HeapBuffer>>,
@@ -54,7 +64,7 @@ impl Plane {
     ///
     /// # Errors
     /// If there is no memory, or the policy is refused.
-    pub fn new() -> Result<Self, CountError> {
+    pub fn new(family: Family) -> Result<Self, CountError> {
         let layout = SlabLayout::for_capacity(CAPACITY, 1);
         let slab = Region::anonymous("connections", layout.size()).map_err(router)?;
         let slab = ConnectionsRegion::create(slab, layout, CAPACITY, 1).map_err(router)?;
@@ -67,7 +77,7 @@ impl Plane {
         let shared = Arc::new(Shared::new(table, Nat::new(1), stats, events, 1, names.len()));
         let ports = names.into_iter().zip(MACS).map(|(name, mac)| PortFacts { name, mac }).collect();
         let mut control = Control::new(shared.clone(), ports, Status::default());
-        control.adopt(program().encode().map_err(router)?, 0).map_err(router)?;
+        control.adopt(program(family).encode().map_err(router)?, 0).map_err(router)?;
         let policy = shared.policy().ok_or_else(|| router("no policy was published"))?;
         let worker = Worker::new(shared.clone(), 0, policy, Heap, 1);
         let mut plane = Self { shared, worker, now_ns: 1_000_000_000_000, sent: Vec::with_capacity(2 * BURST) };
@@ -147,12 +157,57 @@ fn any_of(keys: impl IntoIterator<Item = MatchKey>) -> Vec<Match> {
     keys.into_iter().map(|key| Match { negated: false, key }).collect()
 }
 
-fn range(first: [u8; 4], last: [u8; 4]) -> AddressRange {
-    AddressRange { first: first.into(), last: last.into() }
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("the policy below has addresses only")
 }
 
+fn range(first: &str, last: &str) -> AddressRange {
+    AddressRange { first: address(first), last: address(last) }
+}
+
+/// What differs between the families.
+struct Addresses {
+    /// Of the interfaces, with the length of their prefix.
+    own: [(&'static str, u8); 2],
+    /// Of the hops behind them.
+    hops: [&'static str; 2],
+    /// Where the tenant's hosts are.
+    inside: (&'static str, u8),
+    everywhere: &'static str,
+    pool: [&'static str; 2],
+    /// What rules speak of: two networks that nobody goes to, one that nobody comes from.
+    others: [[&'static str; 2]; 3],
+}
+
+const V4: Addresses = Addresses {
+    own: [("10.255.255.1", 24), ("198.51.255.254", 16)],
+    hops: ["10.255.255.2", "198.51.255.1"],
+    inside: ("10.0.0.0", 16),
+    everywhere: "0.0.0.0",
+    pool: ["198.51.0.1", "198.51.0.64"],
+    others: [["192.168.0.0", "192.168.255.255"], ["172.16.0.0", "172.31.255.255"], ["10.1.0.0", "10.1.255.255"]],
+};
+
+const V6: Addresses = Addresses {
+    own: [("fd00:ff::1", 64), ("2001:db8:ff::ffff", 64)],
+    hops: ["fd00:ff::2", "2001:db8:ff::1"],
+    inside: ("fd00::", 64),
+    everywhere: "::",
+    pool: ["2001:db8::1", "2001:db8::40"],
+    others: [
+        ["fd01::", "fd01::ffff:ffff:ffff:ffff"],
+        ["fd02::", "fd02::ffff:ffff:ffff:ffff"],
+        ["fd03::", "fd03::ffff:ffff:ffff:ffff"],
+    ],
+};
+
 /// One tenant behind VLAN 100, its pool of 64 addresses, ten rules: the policy that the benchmarks have.
-fn program() -> Program {
+fn program(family: Family) -> Program {
+    let addresses = match family {
+        Family::V4 => V4,
+        Family::V6 => V6,
+    };
+    let hops = addresses.hops.map(address);
     let mut program = Program::empty();
     program.zones.push(Zone {
         id: 1,
@@ -163,31 +218,31 @@ fn program() -> Program {
         tracking: Tracking::Loose,
         timeout: 0,
     });
-    let sides = [
-        ("lan", Encapsulation::Vlan(VLAN), 1, [10, 255, 255, 1], 24, [10, 255, 255, 2]),
-        ("wan", Encapsulation::Untagged, 0, [198, 51, 255, 254], 16, [198, 51, 255, 1]),
-    ];
-    for ((number, (name, encapsulation, zone, address, length, hop)), mac) in (0..).zip(sides).zip(NEIGHBOURS) {
+    let sides = [("lan", Encapsulation::Vlan(VLAN), 1), ("wan", Encapsulation::Untagged, 0)];
+    for (number, (name, encapsulation, zone)) in (0..).zip(sides) {
+        let at = usize::from(number);
+        let (own, length) = addresses.own[at];
         program.interfaces.push(Interface {
             name: name.into(),
             port: name.into(),
             encapsulation,
             zone,
-            addresses: vec![InterfaceAddress { address: address.into(), length }],
+            addresses: vec![InterfaceAddress { address: address(own), length }],
             mtu: 1500,
             mac: None,
             proxy_arp: false,
         });
-        program.neighbours.push(Neighbour { interface: number, address: hop.into(), mac });
+        program.neighbours.push(Neighbour { interface: number, address: hops[at], mac: NEIGHBOURS[at] });
     }
-    let route = |zone, network: [u8; 4], length, target| {
-        let prefix = Prefix::new(network.into(), length);
+    let route = |zone, network, length, target| {
+        let prefix = Prefix::new(address(network), length);
         prefix.map(|prefix| Route { zone, prefix, target, metric: 0 })
     };
-    program.routes.extend(route(1, [10, 0, 0, 0], 16, RouteTarget::Via([10, 255, 255, 2].into())));
-    program.routes.extend(route(1, [0; 4], 0, RouteTarget::Zone(0)));
-    program.routes.extend(route(0, [0; 4], 0, RouteTarget::Via([198, 51, 255, 1].into())));
-    program.pools.push(Pool::new("public", vec![range([198, 51, 0, 1], [198, 51, 0, 64])]));
+    program.routes.extend(route(1, addresses.inside.0, addresses.inside.1, RouteTarget::Via(hops[0])));
+    program.routes.extend(route(1, addresses.everywhere, 0, RouteTarget::Zone(0)));
+    program.routes.extend(route(0, addresses.everywhere, 0, RouteTarget::Via(hops[1])));
+    program.pools.push(Pool::new("public", vec![range(addresses.pool[0], addresses.pool[1])]));
+    let [one, other, inside] = addresses.others.map(|[first, last]| vec![range(first, last)]);
     let port = |port| vec![PortRange { first: port, last: port }];
     let forward = [
         (any_of([MatchKey::State(states::ESTABLISHED | states::RELATED)]), Action::Accept),
@@ -199,20 +254,10 @@ fn program() -> Program {
         ),
         (any_of([MatchKey::Protocol(vec![17]), MatchKey::DestinationPort(port(137))]), Action::Drop),
         (any_of([MatchKey::Protocol(vec![17]), MatchKey::DestinationPort(port(1900))]), Action::Drop),
+        (any_of([MatchKey::Destination(one)]), Action::Reject(RejectKind::Default)),
+        (any_of([MatchKey::Destination(other)]), Action::Reject(RejectKind::Default)),
         (
-            any_of([MatchKey::Destination(vec![range([192, 168, 0, 0], [192, 168, 255, 255])])]),
-            Action::Reject(RejectKind::Default),
-        ),
-        (
-            any_of([MatchKey::Destination(vec![range([172, 16, 0, 0], [172, 31, 255, 255])])]),
-            Action::Reject(RejectKind::Default),
-        ),
-        (
-            any_of([
-                MatchKey::Source(vec![range([10, 1, 0, 0], [10, 1, 255, 255])]),
-                MatchKey::Protocol(vec![6]),
-                MatchKey::DestinationPort(port(22)),
-            ]),
+            any_of([MatchKey::Source(inside), MatchKey::Protocol(vec![6]), MatchKey::DestinationPort(port(22))]),
             Action::Drop,
         ),
     ];

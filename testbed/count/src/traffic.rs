@@ -1,10 +1,12 @@
 //! Packets of many connections, and what their far ends answer.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use erhu_pipeline::{Buffer, HeapBuffer};
-use erhu_wire::{checksum, ethernet, ipv4};
+use erhu_wire::{checksum, ethernet, ipv4, ipv6};
 
 use crate::CountError;
-use crate::plane::{LAN, MACS, NEIGHBOURS, Plane, VLAN, WAN};
+use crate::plane::{Family, LAN, MACS, NEIGHBOURS, Plane, VLAN, WAN};
 
 /// Packets of a burst.
 pub const BURST: usize = erhu_pipeline::BURST;
@@ -27,9 +29,9 @@ pub enum Side {
 /// One connection as its ends know it.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
-    inside: ([u8; 4], u16),
-    remote: ([u8; 4], u16),
-    external: ([u8; 4], u16),
+    inside: SocketAddr,
+    remote: SocketAddr,
+    external: SocketAddr,
     /// Next sequence numbers, of the inside and of the remote.
     next: [u32; 2],
 }
@@ -37,6 +39,7 @@ struct Flow {
 /// Connections of one protocol, in the order in which they began.
 #[derive(Debug)]
 pub struct Traffic {
+    family: Family,
     is_tcp: bool,
     flows: Vec<Flow>,
     at: usize,
@@ -44,13 +47,13 @@ pub struct Traffic {
 
 impl Traffic {
     /// UDP.
-    pub const fn udp() -> Self {
-        Self { is_tcp: false, flows: Vec::new(), at: 0 }
+    pub const fn udp(family: Family) -> Self {
+        Self { family, is_tcp: false, flows: Vec::new(), at: 0 }
     }
 
     /// TCP.
-    pub const fn tcp() -> Self {
-        Self { is_tcp: true, flows: Vec::new(), at: 0 }
+    pub const fn tcp(family: Family) -> Self {
+        Self { family, is_tcp: true, flows: Vec::new(), at: 0 }
     }
 
     /// First packets of so many bursts of new connections.
@@ -63,10 +66,17 @@ impl Traffic {
             for n in first..first + BURST {
                 let [.., high, low] = (n as u64).to_be_bytes();
                 let port = u16::from_be_bytes([high, low]).wrapping_mul(40_503) | 1024;
-                let inside = ([10, 0, high, low], port);
+                let (host, remote) = (u16::from_be_bytes([high, low]), u16::from_be_bytes([low, high]));
+                let (inside, remote): (IpAddr, IpAddr) = match self.family {
+                    Family::V4 => ([10, 0, high, low].into(), [198, 18, low, high].into()),
+                    Family::V6 => {
+                        ([0xfd00, 0, 0, 0, 0, 0, 0, host].into(), [0x2001, 2, 0, 0, 0, 0, 0, remote].into())
+                    }
+                };
+                let inside = SocketAddr::new(inside, port);
                 self.flows.push(Flow {
                     inside,
-                    remote: ([198, 18, low, high], 443),
+                    remote: SocketAddr::new(remote, 443),
                     external: inside,
                     next: [1000, 9000],
                 });
@@ -77,7 +87,7 @@ impl Traffic {
                 return Err(CountError::Router(format!("of {BURST} first packets {} left", sent.len())));
             }
             for (flow, frame) in self.flows[first..].iter_mut().zip(sent) {
-                flow.external = source(frame).filter(|end| end.0[..2] == [198, 51]).ok_or_else(|| {
+                flow.external = source(frame).filter(|end| is_external(end.ip())).ok_or_else(|| {
                     CountError::Router(format!("not translated to the pool: {:02x?}", frame.frame()))
                 })?;
                 flow.next[0] += u32::from(self.is_tcp);
@@ -150,23 +160,17 @@ impl Traffic {
         let (proto, l4) = if self.is_tcp { (6, 20) } else { (17, 8) };
         let payload = if self.is_tcp { payload } else { PAYLOAD };
         let length = u16::try_from(l4 + payload).unwrap_or(0);
-        let mut bytes = vec![0; (l2 + 20 + usize::from(length)).max(60)];
-        let header = ipv4::Header {
-            src: from.0.into(),
-            dst: to.0.into(),
-            proto,
-            ttl: 64,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            payload: length,
+        let (header, ethertype) = match self.family {
+            Family::V4 => (20, ethernet::IPV4),
+            Family::V6 => (ipv6::HEADER_BYTES, ethernet::IPV6),
         };
-        let written = ethernet::write_header(&mut bytes, MACS[end], NEIGHBOURS[end], vlan, ethernet::IPV4)
-            .and_then(|at| header.write(&mut bytes[at..]));
+        let mut bytes = vec![0; (l2 + header + usize::from(length)).max(60)];
+        let written = ethernet::write_header(&mut bytes, MACS[end], NEIGHBOURS[end], vlan, ethertype)
+            .and_then(|at| ip_header(&mut bytes[at..], from.ip(), to.ip(), proto, length));
         debug_assert!(written.is_some(), "the frame has room for its headers");
-        let l4_at = l2 + 20;
-        bytes[l4_at..l4_at + 2].copy_from_slice(&from.1.to_be_bytes());
-        bytes[l4_at + 2..l4_at + 4].copy_from_slice(&to.1.to_be_bytes());
+        let l4_at = l2 + header;
+        bytes[l4_at..l4_at + 2].copy_from_slice(&from.port().to_be_bytes());
+        bytes[l4_at + 2..l4_at + 4].copy_from_slice(&to.port().to_be_bytes());
         if self.is_tcp {
             let acknowledged = if flags & ACK == 0 { 0 } else { other };
             bytes[l4_at + 4..l4_at + 8].copy_from_slice(&own.to_be_bytes());
@@ -175,14 +179,45 @@ impl Traffic {
         } else {
             bytes[l4_at + 4..l4_at + 6].copy_from_slice(&length.to_be_bytes());
         }
-        checksum::fill_l4_v4(&mut bytes[l2..l2 + 20 + usize::from(length)], 20, proto);
+        let packet = &mut bytes[l2..l4_at + usize::from(length)];
+        match self.family {
+            Family::V4 => checksum::fill_l4_v4(packet, header, proto),
+            Family::V6 => checksum::fill_l4_v6(packet, header, proto),
+        }
         HeapBuffer::trusted(&bytes)
     }
 }
 
+/// Writes a header of the addresses' family.
+fn ip_header(buf: &mut [u8], src: IpAddr, dst: IpAddr, proto: u8, payload: u16) -> Option<usize> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            ipv4::Header { src, dst, proto, ttl: 64, tos: 0, id: 0, dont_fragment: true, payload }.write(buf)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            ipv6::Header { src, dst, next: proto, hop_limit: 64, traffic_class: 0, payload }.write(buf)
+        }
+        _ => None,
+    }
+}
+
+/// Whether an address is one of the pool's network.
+fn is_external(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..2] == [198, 51],
+        IpAddr::V6(address) => address.segments()[..2] == [0x2001, 0xdb8],
+    }
+}
+
 /// Source address and port of an untagged frame.
-fn source(frame: &HeapBuffer) -> Option<([u8; 4], u16)> {
-    let bytes = frame.frame();
-    let address = bytes.get(26..30)?.try_into().ok()?;
-    Some((address, u16::from_be_bytes(bytes.get(34..36)?.try_into().ok()?)))
+fn source(frame: &HeapBuffer) -> Option<SocketAddr> {
+    let (link, packet) = frame.frame().split_first_chunk::<14>()?;
+    let (address, l4): (IpAddr, _) = if link.ends_with(&ethernet::IPV6.to_be_bytes()) {
+        let (header, l4) = packet.split_first_chunk::<{ ipv6::HEADER_BYTES }>()?;
+        (Ipv6Addr::from(*header.get(8..)?.first_chunk::<16>()?).into(), l4)
+    } else {
+        let (header, l4) = packet.split_first_chunk::<20>()?;
+        (Ipv4Addr::from(*header.get(12..)?.first_chunk::<4>()?).into(), l4)
+    };
+    Some(SocketAddr::new(address, u16::from_be_bytes(*l4.first_chunk()?)))
 }

@@ -3,7 +3,8 @@
 use erhu_pipeline::{BURST, Buffer};
 use erhu_planes::connections::Class;
 
-use super::flows::{Flow, Random, SEGMENT_BYTES, Segment, Writer, tcp};
+use super::flows::{Flow, Random, SEGMENT_BYTES, Segment, VLAN, Writer, tcp};
+use super::flows6::{Family, UdpWriter};
 use super::frames::Frame;
 use super::measure::{By, Io, Source, pass, unseen};
 use super::scene::{LAN, Scene, Shape, WAN};
@@ -19,13 +20,13 @@ const FIRST_SEQ: [u32; 2] = [0x1000_0000, 0x8000_0000];
 /// Which packets established connections have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// UDP outward, 64 bytes.
+    /// UDP outward, 64 bytes; over IPv6 70.
     Udp,
     /// UDP in both directions, in bursts by turns: 64 bytes.
     UdpBoth,
     /// TCP in both directions, in bursts by turns: 64 bytes, data and acknowledgement, in the window.
     Tcp,
-    /// UDP outward, all of the longest (IP 1500 bytes).
+    /// UDP outward, all of the longest (IP 1500 bytes). IPv4 only, as are TCP and what follows.
     Long,
     /// UDP outward, of twelve packets seven of 64 bytes, four of 594, one of 1518, tag included.
     Imix,
@@ -40,20 +41,26 @@ impl Load {
         matches!(self, Self::Tcp | Self::UdpBoth)
     }
 
-    const fn class(self) -> Class {
-        if matches!(self, Self::Tcp) { Class::Tcp4 } else { Class::Udp4 }
+    const fn class(self, family: Family) -> Class {
+        match (family, self) {
+            (Family::V4, Self::Tcp) => Class::Tcp4,
+            (Family::V4, _) => Class::Udp4,
+            (Family::V6, Self::Tcp) => Class::Tcp6,
+            (Family::V6, _) => Class::Udp6,
+        }
     }
 
-    fn writers(self) -> [Writer; 3] {
+    fn writers(self, family: Family) -> [UdpWriter; 3] {
         let [short, middle, long] =
             [Writer::udp_from_inside(), Writer::long_udp_from_inside(576), Writer::long_udp_from_inside(1500)];
-        match self {
-            Self::Udp | Self::UdpBoth | Self::Tcp => [short.clone(), short.clone(), short],
+        let writers = match self {
+            Self::Udp | Self::UdpBoth | Self::Tcp => return [(); 3].map(|()| UdpWriter::from_inside(family)),
             Self::Long => [long.clone(), long.clone(), long],
             Self::Imix => [short, middle, long],
             Self::LongUnverified => [long.clone(), long.clone(), long].map(Writer::unverified),
             Self::ImixUnverified => [short, middle, long].map(Writer::unverified),
-        }
+        };
+        writers.map(UdpWriter::V4)
     }
 }
 
@@ -89,9 +96,9 @@ impl Part {
 #[derive(Debug)]
 pub struct Packets {
     load: Load,
-    writers: [Writer; 3],
+    writers: [UdpWriter; 3],
     segments: [Writer; 2],
-    answers: Writer,
+    answers: UdpWriter,
     policy: Policy,
     flows: u32,
     part: Part,
@@ -115,9 +122,9 @@ impl Packets {
         let streams = if load.is_both_ways() { (0..flows).map(stream).collect() } else { Vec::new() };
         Self {
             load,
-            writers: load.writers(),
+            writers: load.writers(policy.family),
             segments: [Writer::tcp_from_inside(SEGMENT_BYTES), Writer::tcp_from_outside(SEGMENT_BYTES)],
-            answers: Writer::udp_from_outside(),
+            answers: UdpWriter::from_outside(policy.family),
             policy: policy.clone(),
             flows,
             part,
@@ -140,7 +147,7 @@ impl Packets {
                 let vlan = self.policy.vlan(number);
                 self.writers[0].write_tagged(frame, vlan, flow.inside, flow.remote, number);
             } else {
-                self.answers.write(frame, flow.remote, stream.external, number);
+                self.answers.write_tagged(frame, VLAN, flow.remote, stream.external, number);
             };
         }
         let [own, other] = if self.side == 0 { [0, 1] } else { [1, 0] };
@@ -212,7 +219,7 @@ impl Standing {
         capacity: u32,
     ) -> Result<Self, BenchError> {
         let mut judge = Judge::new(flows, policy);
-        let mut scene = Scene::new(Shape::new(capacity, load.class(), policy.clone()))?;
+        let mut scene = Scene::new(Shape::new(capacity, load.class(policy.family), policy.clone()))?;
         open_all(bench, &mut scene, &mut judge, load)?;
         if load == Load::Tcp {
             shake_hands(bench, &mut scene, &mut judge, flows)?;
@@ -284,8 +291,8 @@ impl Standing {
 /// # Errors
 /// [`BenchError::Wrong`] if one is not translated as it should be, or the counters do not add up.
 pub fn open_all(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge, load: Load) -> Result<(), BenchError> {
-    let (udp, syn) = (Writer::udp_from_inside(), Writer::tcp_from_inside(0));
     let (policy, flows) = (scene.shape.policy.clone(), judge.flows());
+    let (udp, syn) = (UdpWriter::from_inside(policy.family), Writer::tcp_from_inside(0));
     let mut number = 0;
     let mut write = |frame: &mut Frame| {
         let flow = Flow::of(number);
@@ -305,10 +312,10 @@ pub fn open_all(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge, load: L
 /// Lets every UDP flow be answered and become a stream.
 fn establish(bench: &mut Bench, scene: &mut Scene, judge: &mut Judge, flows: u32) -> Result<(), BenchError> {
     let mut number = 0;
-    let writer = Writer::udp_from_outside();
+    let writer = UdpWriter::from_outside(scene.shape.policy.family);
     let answer = |frame: &mut Frame| {
         let to = judge.external(number).unwrap_or_default();
-        writer.write(frame, Flow::of(number).remote, to, number);
+        writer.write_tagged(frame, VLAN, Flow::of(number).remote, to, number);
         number += 1;
     };
     let look = |f: &Frame| judge.came_back(f.frame()).map(drop);
@@ -333,7 +340,8 @@ pub fn refresh(
     flows: std::ops::Range<u32>,
     look: impl FnMut(&Frame) -> Result<(), String>,
 ) -> Result<(), BenchError> {
-    let (writer, policy) = (Writer::udp_from_inside(), scene.shape.policy.clone());
+    let policy = scene.shape.policy.clone();
+    let writer = UdpWriter::from_inside(policy.family);
     let (mut number, count) = (flows.start, flows.len());
     let mut write = |frame: &mut Frame| {
         let flow = Flow::of(number);

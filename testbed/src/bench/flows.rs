@@ -222,7 +222,7 @@ fn ends(bytes: &mut [u8; FRAME], l3: usize, from: (u32, u16), to: (u32, u16)) {
 /// The checksum that belongs to a sum of words as they lie in a frame.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "after three rounds nothing is left above 16 bits")]
-fn checksum(sum: u64) -> [u8; 2] {
+pub(super) fn checksum(sum: u64) -> [u8; 2] {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(seen.faults(), Vec::<&str>::new(), "{number}: {seen}");
         assert_eq!((seen.ip().protocol, seen.source().port()), (protocol, flow.inside.1));
         assert_eq!(*seen.destination().ip(), Ipv4Addr::from(flow.remote.0));
-        assert_eq!(number_of(seen.ip()), Some(number), "{seen}");
+        assert_eq!(number_of(&seen), Some(number), "{seen}");
         seen
     }
 

@@ -36,7 +36,7 @@ pub struct Frame(&'static mut Memory);
 
 impl Frame {
     /// Makes it a frame of `len` bytes just received, `trusted` if a NIC vouches for its checksums. Its first bytes are
-    /// to be filled; what lies behind them is 0, as nobody writes there.
+    /// to be filled; what lies behind them is 0, as nobody writes there but who calls [`Supply::clear`] afterwards.
     #[inline(always)]
     pub fn receive<const N: usize>(&mut self, len: usize, trusted: bool) -> Option<&mut [u8; N]> {
         self.0.start = HEADROOM;
@@ -168,6 +168,11 @@ impl Supply {
     #[inline(always)]
     pub fn give(&mut self, frame: Frame) {
         self.waiting.push_back(frame);
+    }
+
+    /// Fills the frames that wait with 0, after a use that wrote more of them than others do.
+    pub fn clear(&mut self) {
+        self.waiting.iter_mut().for_each(|frame| frame.0.bytes.fill(0));
     }
 
     /// Frames that wait.

@@ -18,6 +18,7 @@ mod calm;
 mod compare;
 mod established;
 pub mod flows;
+pub mod flows6;
 mod footprint;
 pub mod frames;
 pub mod goals;

@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use super::flows::{GATEWAY_MAC, INSIDE_MAC, VLAN};
+use super::flows6::Family;
 
-/// The first pool's first address, 198.51.0.1.
+/// The first pool's first address, 198.51.0.1, or what is there of an IPv6 one.
 const POOL: u32 = 0xc633_0001;
 /// Most tenants: VLANs of a port.
 pub const TENANTS: u32 = 4094;
@@ -33,6 +34,9 @@ impl Mapping {
 /// What a router is configured to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// What the tenants' and the outer interfaces, their routes and the pools are of. Further interfaces, routes and rules
+    /// are of IPv4.
+    pub family: Family,
     /// Tenants, each a zone and an interface with a VLAN of its own. One has VLAN 100, many have 1 to their number.
     pub tenants: u32,
     /// Zones without an interface besides.
@@ -61,10 +65,40 @@ pub struct Policy {
     pub postrouting: Option<&'static str>,
 }
 
+/// Addresses of a family, as scripts have them.
+struct Side {
+    wan: &'static str,
+    wan_hop: &'static str,
+    lan: &'static str,
+    lan_hop: &'static str,
+    /// Where the inside hosts are.
+    hosts: &'static str,
+    all: &'static str,
+}
+
+const SIDE_V4: Side = Side {
+    wan: "198.51.255.254/16",
+    wan_hop: "198.51.255.1",
+    lan: "10.255.255.1/24",
+    lan_hop: "10.255.255.2",
+    hosts: "10.0.0.0/16",
+    all: "0.0.0.0/0",
+};
+
+const SIDE_V6: Side = Side {
+    wan: "2001:db8::ffff/64",
+    wan_hop: "2001:db8::1",
+    lan: "fd00:ff::1/64",
+    lan_hop: "fd00:ff::2",
+    hosts: "fd00::/64",
+    all: "::/0",
+};
+
 impl Policy {
     /// One tenant, one pool of 64 addresses, ten rules.
     pub const fn small() -> Self {
         Self {
+            family: Family::V4,
             tenants: 1,
             further_zones: 0,
             further_interfaces: 0,
@@ -110,7 +144,7 @@ impl Policy {
         }
     }
 
-    /// Addresses of all pools.
+    /// Addresses of all pools, see [`Family::pool`].
     pub fn pool(&self) -> RangeInclusive<u32> {
         POOL..=POOL + self.pools * self.addresses - 1
     }
@@ -128,7 +162,7 @@ impl Policy {
         let (inside, gateway) = (mac(INSIDE_MAC), mac(GATEWAY_MAC));
         for number in 0..self.pools {
             let first = POOL + number * self.addresses;
-            let (first, last) = (Ipv4Addr::from(first), Ipv4Addr::from(first + self.addresses - 1));
+            let [first, last] = [first, first + self.addresses - 1].map(|address| self.family.pool(address));
             writeln!(
                 s,
                 r#"pool("public{number}", #{{ addresses: "{first}-{last}", mapping: "{}", preserve_port: {} }});"#,
@@ -136,19 +170,23 @@ impl Policy {
                 self.preserve_port,
             )?;
         }
+        let Side { wan, wan_hop, lan, lan_hop, hosts, all } = match self.family {
+            Family::V4 => SIDE_V4,
+            Family::V6 => SIDE_V6,
+        };
         writeln!(
             s,
-            r#"interface("wan", #{{ port: "wan", address: ["198.51.255.254/16"] }});
-neighbour("wan", "198.51.255.1", "{gateway}");
-route("main", "0.0.0.0/0", #{{ via: "198.51.255.1" }});
+            r#"interface("wan", #{{ port: "wan", address: ["{wan}"] }});
+neighbour("wan", "{wan_hop}", "{gateway}");
+route("main", "{all}", #{{ via: "{wan_hop}" }});
 fn tenant(id, vlan, pool) {{
     let name = `tenant${{id}}`;
     let lan = `lan${{id}}`;
     zone(name, #{{ id: id, limit: {} }});
-    interface(lan, #{{ port: "lan", vlan: vlan, zone: name, address: ["10.255.255.1/24"] }});
-    neighbour(lan, "10.255.255.2", "{inside}");
-    route(name, "10.0.0.0/16", #{{ via: "10.255.255.2" }});
-    route(name, "0.0.0.0/0", #{{ zone: "main" }});
+    interface(lan, #{{ port: "lan", vlan: vlan, zone: name, address: ["{lan}"] }});
+    neighbour(lan, "{lan_hop}", "{inside}");
+    route(name, "{hosts}", #{{ via: "{lan_hop}" }});
+    route(name, "{all}", #{{ zone: "main" }});
     postrouting(#{{ zone: name, egress: "wan" }}, {});
 }}"#,
             self.limit,
@@ -247,6 +285,15 @@ mod tests {
         let program = program(&Policy::small());
         let rules: usize = program.hooks.iter().map(|h| h.rules.len()).sum();
         assert_eq!((rules, program.zones.len(), program.interfaces.len(), program.routes.len()), (10, 2, 2, 3));
+    }
+
+    #[test]
+    fn the_small_policy_is_of_either_family() {
+        let program = program(&Policy { family: Family::V6, ..Policy::small() });
+        let rules: usize = program.hooks.iter().map(|h| h.rules.len()).sum();
+        assert_eq!((rules, program.zones.len(), program.interfaces.len(), program.routes.len()), (10, 2, 2, 3));
+        let pool = &program.pools[0].addresses[0];
+        assert_eq!((pool.first, pool.last), (Family::V6.pool(POOL), Family::V6.pool(POOL + 63)));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The workloads by number: what each does and what is wanted of it.
 
+use erhu_planes::connections::Class;
+
 use super::established::{Load, Standing};
+use super::flows6::Family;
 use super::goals::{Goal, Round, Unit};
 use super::script::{Mapping, Policy};
 use super::{Bench, BenchError, calm, footprint, latency, opening, scale, together};
@@ -26,6 +29,8 @@ pub struct Workload {
     pub figures: &'static [Wanted],
     /// Flows or connections.
     pub flows: u32,
+    /// What they go over.
+    pub family: Family,
     /// Addresses of the pool.
     pub addresses: u32,
     /// Whether it is measured with every kind of pool. The others have the default.
@@ -95,11 +100,15 @@ const fn times(what: &'static str, of: &'static str, must: f64, aims: f64) -> Wa
 }
 
 const fn row(id: &'static str, flows: u32, figures: &'static [Wanted], run: Run) -> Workload {
-    Workload { id, figures, flows, addresses: 64, every_pool: false, scenes: 1, run }
+    Workload { id, figures, flows, family: Family::V4, addresses: 64, every_pool: false, scenes: 1, run }
 }
 
 const fn every_pool(workload: Workload) -> Workload {
     Workload { every_pool: true, ..workload }
+}
+
+const fn over_ipv6(workload: Workload) -> Workload {
+    Workload { family: Family::V6, ..workload }
 }
 
 const fn two_scenes(workload: Workload) -> Workload {
@@ -107,7 +116,7 @@ const fn two_scenes(workload: Workload) -> Workload {
 }
 
 /// All workloads, in the order in which they are measured.
-pub const ALL: [Workload; 24] = [
+pub const ALL: [Workload; 26] = [
     every_pool(row("A1", K, &[floors("established UDP, 1k flows", K, 3.5, 2.2)], established_udp)),
     every_pool(row("A2", 64 * K, &[floors("established UDP, 64k flows", 64 * K, 2.7, 1.8)], established_udp)),
     every_pool(row("A3", M, &[floors("established UDP, 1M flows", M, 2.3, 1.5)], established_udp)),
@@ -142,6 +151,19 @@ pub const ALL: [Workload; 24] = [
         ],
         frame_sizes,
     )),
+    // As A5.
+    over_ipv6(every_pool(row(
+        "A7",
+        64 * K,
+        &[floors("established UDP over IPv6, 64k flows", 64 * K, 1.5 * 2.7, 1.25 * 1.8)],
+        established_udp6,
+    ))),
+    over_ipv6(every_pool(row(
+        "A7M",
+        M,
+        &[floors("established UDP over IPv6, 1M flows", M, 1.5 * 2.3, 1.25 * 1.5)],
+        established_udp6,
+    ))),
     every_pool(row(
         "B1",
         512 * K,
@@ -294,7 +316,11 @@ impl Workload {
     pub fn bytes(&self, most: u32) -> usize {
         let flows = self.flows(most);
         let twice = flows * 2 + (1 << 17);
-        let shape = super::scene::Shape::new(twice, erhu_planes::connections::Class::Tcp4, Policy::small());
+        let class = match self.family {
+            Family::V4 => Class::Tcp4,
+            Family::V6 => Class::Tcp6,
+        };
+        let shape = super::scene::Shape::new(twice, class, Policy::small());
         self.scenes as usize * shape.bytes() + self.floor_flows(most).map_or(0, |f| f as usize * 144) + (64 << 20)
     }
 
@@ -304,7 +330,8 @@ impl Workload {
     /// [`BenchError::Wrong`] if what the router did is not right: then there is no figure.
     pub fn run(&self, bench: &mut Bench, variant: Variant) -> Result<Outcome, BenchError> {
         let Variant { mapping, preserve_port } = variant;
-        let policy = Policy { addresses: self.addresses, mapping, preserve_port, ..Policy::small() };
+        let policy =
+            Policy { family: self.family, addresses: self.addresses, mapping, preserve_port, ..Policy::small() };
         let figures = (self.run)(bench, &policy, self.flows(bench.connections))?;
         Ok(Outcome { variant, figures })
     }
@@ -325,6 +352,14 @@ fn established(bench: &mut Bench, policy: &Policy, flows: u32, load: Load) -> Re
 /// A1 to A4.
 fn established_udp(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
     established(bench, policy, flows, Load::Udp)
+}
+
+/// A7.
+fn established_udp6(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
+    let rounds = established(bench, policy, flows, Load::Udp);
+    // These frames are longer than those of others.
+    bench.supply.clear();
+    rounds
 }
 
 /// A5.
