@@ -64,14 +64,15 @@ pub(crate) fn forward6<B: Buffer>(
     lines: (&Hot6, &connections::Rewrite6),
     egress: &Ready,
 ) -> Option<u16> {
-    stored(lines).apply(buffer.frame_mut(), parsed);
     let header = if egress.vlan() == 0 { 14 } else { 18 };
     let frame = buffer.reframe(usize::from(parsed.end), i32::from(header) - i32::from(parsed.l3))?;
-    ethernet::write_packed(frame, egress.destination, egress.source, egress.vlan(), ethernet::IPV6)?;
+    let packet = ethernet::write_packed(frame, egress.destination, egress.source, egress.vlan(), ethernet::IPV6)?;
+    stored(lines).apply_plain(packet, parsed.proto);
     Some(header + parsed.length)
 }
 
 /// What a direction's packets become: both addresses, and the port word with its checksum delta.
+#[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "fields are cut out of the words on purpose")]
 pub(crate) fn stored((hot, write): (&Hot6, &connections::Rewrite6)) -> Rewrite6 {
     let load = |pair: &[AtomicU64; 2]| [pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed)];

@@ -38,4 +38,4 @@ pub mod tcp;
 
 pub use ipv4::is_unforwardable_v4;
 pub use ipv6::{Addresses6, is_unforwardable_v6};
-pub use parse::{Kind, Odd, Parsed, VLAN_STACKED, Verify, parse, parse_common, parse_into};
+pub use parse::{Kind, Odd, Parsed, VLAN_STACKED, Verify, parse, parse_common, parse_common6, parse_into};

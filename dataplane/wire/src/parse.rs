@@ -2,6 +2,8 @@
 
 mod v6;
 
+pub use v6::parse_common6;
+
 use erhu_planes::tuple::{icmp_answer, proto};
 use zerocopy::byteorder::{big_endian, little_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -1,7 +1,7 @@
 //! Storing a translation into an IPv6 packet.
 
 use erhu_planes::tuple::proto;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{add, apply, apply_udp, delta, delta_addresses6, delta32};
 use crate::header::{Icmp, Ipv6, Tcp, Udp};
@@ -44,24 +44,89 @@ impl Rewrite6 {
         match parsed.proto {
             proto::UDP => {
                 if let Ok((udp, _)) = Udp::mut_from_prefix(l4) {
-                    udp.ports.set(self.ports);
-                    apply_udp(&mut udp.checksum, self.l4_delta);
+                    self.apply_udp(udp);
                 }
             }
             proto::TCP => {
                 if let Ok((tcp, _)) = Tcp::mut_from_prefix(l4) {
-                    tcp.ports.set(self.ports);
-                    apply(&mut tcp.checksum, self.l4_delta);
+                    self.apply_tcp(tcp);
                 }
             }
             _ => {
                 if let Ok((icmp, _)) = Icmp::mut_from_prefix(l4) {
-                    icmp.id.set(id_of(self.ports));
-                    apply(&mut icmp.checksum, self.l4_delta);
+                    self.apply_icmp(icmp);
                 }
             }
         }
     }
+
+    /// As [`Self::apply`] for a [`Kind::Fast6`] packet, given from its IPv6 header on: where everything lies is known
+    /// beforehand.
+    #[inline(always)]
+    pub fn apply_plain(&self, packet: &mut [u8], protocol: u8) {
+        match protocol {
+            proto::UDP => {
+                if let Ok((packet, _)) = UdpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, &self.addresses);
+                    self.apply_udp(&mut packet.udp);
+                }
+            }
+            proto::TCP => {
+                if let Ok((packet, _)) = TcpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, &self.addresses);
+                    self.apply_tcp(&mut packet.tcp);
+                }
+            }
+            _ => {
+                if let Ok((packet, _)) = IcmpPacket::mut_from_prefix(packet) {
+                    forward_ip(&mut packet.ip, &self.addresses);
+                    self.apply_icmp(&mut packet.icmp);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn apply_udp(&self, udp: &mut Udp) {
+        udp.ports.set(self.ports);
+        apply_udp(&mut udp.checksum, self.l4_delta);
+    }
+
+    #[inline(always)]
+    fn apply_tcp(&self, tcp: &mut Tcp) {
+        tcp.ports.set(self.ports);
+        apply(&mut tcp.checksum, self.l4_delta);
+    }
+
+    #[inline(always)]
+    fn apply_icmp(&self, icmp: &mut Icmp) {
+        icmp.id.set(id_of(self.ports));
+        apply(&mut icmp.checksum, self.l4_delta);
+    }
+}
+
+/// IPv6 without extension headers, and UDP.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct UdpPacket {
+    ip: Ipv6,
+    udp: Udp,
+}
+
+/// … and TCP.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct TcpPacket {
+    ip: Ipv6,
+    tcp: Tcp,
+}
+
+/// … and ICMPv6.
+#[derive(FromBytes, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+struct IcmpPacket {
+    ip: Ipv6,
+    icmp: Icmp,
 }
 
 /// Stores both addresses into the IPv6 header that `parsed` is of and takes one from its hop limit. L4 stays as it is,
@@ -86,7 +151,12 @@ fn forward_header<'f>(frame: &'f mut [u8], parsed: &Parsed, addresses: &Addresse
     let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
     let (head, body) = frame.get_mut(..usize::from(parsed.end))?.split_at_mut_checked(l4)?;
     let (ip, _) = Ipv6::mut_from_prefix(head.get_mut(l3..)?).ok()?;
+    forward_ip(ip, addresses);
+    Some(body)
+}
+
+#[inline(always)]
+fn forward_ip(ip: &mut Ipv6, addresses: &Addresses6) {
     ip.set_addresses(addresses);
     ip.hop_limit = ip.hop_limit.wrapping_sub(1);
-    Some(body)
 }

@@ -498,7 +498,13 @@ proptest! {
         let from = (Addresses6::read(&buf, 14).unwrap(), parsed.ports);
         let ports = u32::from(a.swap_bytes()) | u32::from(b.swap_bytes()) << 16;
         let to = (Addresses6::new(src, dst), ports);
-        Rewrite6::new(packet.proto, from, to).apply(&mut buf, &parsed);
+        let rewrite = Rewrite6::new(packet.proto, from, to);
+        let mut plain = buf.clone();
+        rewrite.apply(&mut buf, &parsed);
+        if parsed.kind == Kind::Fast6 {
+            rewrite.apply_plain(&mut plain[14..], parsed.proto);
+            prop_assert_eq!(&plain, &buf);
+        }
         let expected = translated(&packet, src, dst, [a, b]);
         prop_assert_eq!(&buf, &bytes(&expected));
 
