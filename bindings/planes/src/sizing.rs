@@ -10,8 +10,11 @@ use crate::stats::{self, StatsRegion};
 
 /// Entries of an event ring, per worker.
 pub const EVENTS: usize = 1 << 14;
-/// Bytes of a connection's endpoint-independent mapping: a record of 16, and four in each of two tables that are between
-/// half and four fifths full, or being moved to a larger one.
+/// Per cent of the index's places that are used at capacity. Look-ups would like 70, where one entry in 26 is displaced
+/// instead of one in 17; but a connection would take 1.5 bytes more.
+pub const INDEX_LOAD: u64 = 75;
+/// Bytes of a connection's endpoint-independent mapping: a record of 16, 20 of the index of mappings, and a share of its
+/// host's record where a host has eight connections or more.
 pub const MAPPING: u64 = 40;
 /// Bytes of a pool address that no connection uses: its place among those of its pool.
 pub const POOL_ADDRESS: u64 = 16;
@@ -124,16 +127,16 @@ pub fn slab(connections: u32, workers: usize, class: Class) -> u64 {
     (full.min(most) * SEGMENT) as u64
 }
 
-/// Bytes of the index: buckets of 64 bytes, in 2 MiB pages, with places for eight directions and seven tenths full.
+/// Bytes of the index: buckets of 64 bytes, in 2 MiB pages, with places for eight directions.
 pub fn index(connections: u32) -> u64 {
-    let buckets = (2 * u64::from(connections) * 10).div_ceil(7 * 8).max(67);
+    let buckets = (2 * u64::from(connections) * 100).div_ceil(INDEX_LOAD * 8).max(67);
     (buckets * 64).next_multiple_of(2 << 20)
 }
 
 /// Bytes of one connection of a class in slab and index, without what is left over at a segment's end.
 pub fn connection(class: Class) -> f64 {
     f64::from(class.lines() * 64) * f64::from(SEGMENT_LINES) / f64::from(class.per_segment() * class.lines())
-        + 2.0 * 64.0 * 10.0 / 56.0
+        + 2.0 * 64.0 * 100.0 / (8 * INDEX_LOAD) as f64
 }
 
 #[cfg(test)]

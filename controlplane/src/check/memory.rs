@@ -152,7 +152,7 @@ mod tests {
         assert!(!fits(&sizing, &Machine { folder: Some(64 << 20), ..machine }));
         assert!(!fits(&sizing, &Machine { memory: 64 << 20, ..machine }));
         let json = json(&sizing, &machine);
-        assert_eq!((&json["fits"], &json["per_connection"]["tcp4"]), (&true.into(), &278.9.into()));
+        assert_eq!((&json["fits"], &json["per_connection"]["tcp4"]), (&true.into(), &277.3.into()));
         let mut out = Vec::new();
         text(&sizing, &machine, &mut out).unwrap();
         let out = String::from_utf8(out).unwrap();

@@ -11,6 +11,7 @@ use erhu_planes::connections::{
     Class, Cold, ConnectionsRegion, Hot4, Hot6, LINE, Rewrite6, SEGMENT, SEGMENT_LINES, SegmentEntry, TcpLine,
 };
 use erhu_planes::region::{RegionError, Shared};
+use erhu_planes::sizing::INDEX_LOAD;
 use erhu_planes::tuple::{Key, Key4, Key6};
 use erhu_planes::{MAX_WORKERS, connections};
 
@@ -103,10 +104,6 @@ impl Taken {
     }
 }
 
-/// Per cent of the index's places that are used at capacity. Look-ups would like 70, where one entry in 26 is displaced
-/// instead of one in 17; but a connection would take 1.5 bytes more.
-const LOAD: u64 = 75;
-
 /// A counter that shares its cache line with nothing that is only read.
 #[repr(align(128))]
 struct Padded(AtomicU32);
@@ -181,7 +178,7 @@ impl Table {
         };
         let lines: &[Hot4] = region.region().slice(region.offset_of_line(0), last_line as usize + 1)?;
         let (lines, directory) = (NonNull::from(lines).cast(), NonNull::from(region.directory()));
-        let index = Index::for_entries(2 * u64::from(capacity), LOAD, huge_pages)
+        let index = Index::for_entries(2 * u64::from(capacity), INDEX_LOAD, huge_pages)
             .map_err(|source| TableError::Index { connections: capacity, source })?;
         let region_segments = region.layout().segments;
         let bare = (0u32..)
