@@ -8,11 +8,13 @@ pub mod compare;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use compare::Observed;
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
 
-use crate::netns::{Fault, Namespace};
+use crate::netns::{Fault, Namespace, run};
 use crate::packet::read::Seen;
 use crate::packet::{Mac, Packet, host_mac};
 use crate::scenario::{Entry, Side};
@@ -41,6 +43,8 @@ pub struct Kernel {
     router: Namespace,
     _hosts: Namespace,
     wires: BTreeMap<Side, Wire>,
+    /// Those that its devices have addresses of.
+    families: Vec<&'static str>,
 }
 
 /// The far end of one device.
@@ -72,7 +76,9 @@ impl Kernel {
         ] {
             router.sysctl(&format!("net/{parameter}"), value)?;
         }
+        let mut families = vec!["ipv4"];
         if devices.iter().any(|device| device.address.contains(':')) {
+            families.push("ipv6");
             router.allow_ipv6()?;
             for (parameter, value) in [("conf/all/forwarding", "1"), ("icmp/ratelimit", "0")] {
                 router.sysctl(&format!("net/ipv6/{parameter}"), value)?;
@@ -98,7 +104,7 @@ impl Kernel {
         for command in ip_commands {
             router.ip(command)?;
         }
-        let kernel = Self { router, _hosts: hosts, wires };
+        let kernel = Self { router, _hosts: hosts, wires, families };
         kernel.rules(nft)?;
         Ok(kernel)
     }
@@ -132,40 +138,40 @@ impl Kernel {
         sent.unwrap_or_else(|e| panic!("sending {packet:?} into {side:?}: {e}"));
     }
 
-    /// What has left, by all sides: waits until so many packets came or 300 ms passed, then a moment for more.
-    /// ARP and discovery of neighbours and listeners are left out.
-    pub fn left(&mut self, expected: usize) -> Vec<(Side, Seen)> {
-        let began = Instant::now();
-        let mut left = Vec::new();
-        loop {
-            for (side, wire) in &mut self.wires {
-                left.extend(
-                    wire.waiting()
-                        .into_iter()
-                        .filter(|seen| !seen.is_neighbour_talk() && !seen.is_listener_report())
-                        .map(|seen| (*side, seen)),
-                );
-            }
-            // Forwarding over veth happens within the sending call, or nearly so.
-            let patience = if left.len() >= expected { Duration::from_millis(3) } else { Duration::from_millis(300) };
-            if began.elapsed() >= patience {
-                return left;
-            }
-        }
-    }
-
-    /// The connections, as `conntrack -L` prints them.
+    /// What has left by all sides, and the connections then, as `conntrack -L` prints them. Waits until so many packets
+    /// came or two seconds passed; those that come while the connections are listed count too. ARP and discovery of
+    /// neighbours and listeners are left out.
     ///
     /// # Errors
-    /// If `conntrack` fails or prints what cannot be read.
+    /// If `conntrack` fails.
     ///
     /// # Panics
-    /// If a line cannot be read.
-    pub fn table(&self) -> Result<Vec<Entry>, Fault> {
+    /// If a line of it cannot be read.
+    pub fn outcome(&mut self, expected: usize) -> Result<Observed, Fault> {
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut left = self.waiting();
+        // Forwarding over veth happens within the sending call, or nearly so.
+        while left.len() < expected && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(100));
+            left.extend(self.waiting());
+        }
+        let table = self.table()?;
+        left.extend(self.waiting());
+        Ok(Observed { left, table })
+    }
+
+    fn waiting(&mut self) -> Vec<(Side, Seen)> {
+        let all = self.wires.iter_mut().flat_map(|(side, wire)| wire.waiting().into_iter().map(|seen| (*side, seen)));
+        all.filter(|(_, seen)| !seen.is_neighbour_talk() && !seen.is_listener_report()).collect()
+    }
+
+    fn table(&self) -> Result<Vec<Entry>, Fault> {
         let mut lines = String::new();
-        for family in ["ipv4", "ipv6"] {
-            let listed = self.router.run(&format!("conntrack -L -f {family} -o extended"), PATIENCE)?;
-            lines += &listed.success("conntrack -L")?;
+        for family in &self.families {
+            let mut list = Command::new("conntrack");
+            list.args(["-L", "-o", "extended", "-f", family]);
+            // From a thread inside: `ip netns exec` makes a mount namespace too, and costs five times as much.
+            lines += &self.router.inside(|| run(list, PATIENCE))??.success("conntrack -L")?;
         }
         Ok(lines.lines().map(|line| Entry::parse(line).unwrap_or_else(|fault| panic!("{fault}"))).collect())
     }

@@ -103,7 +103,8 @@ fn routers() -> (Kernel, Scenario) {
     ];
     let devices = [lan(BLUE, "blue"), lan(GREEN, "green"), wan];
     let kernel = Kernel::new(&devices, &commands, NFT).unwrap_or_else(|fault| panic!("{fault}"));
-    (kernel, Scenario::of(RULES))
+    // Each packet is replayed after all before it: memory for few connections is there at once.
+    (kernel, Scenario::of(RULES).connections(4096))
 }
 
 fn blue(port: u16) -> Flow {

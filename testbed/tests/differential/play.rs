@@ -374,9 +374,7 @@ impl Play {
             let erhu = observe(&scenario.run(), now);
             let packet = step.packet(&of_kernel).mac_to_default(scenario.router_mac(step.side().port));
             kernel.send(step.side(), &packet);
-            let left = kernel.left(erhu.left.len());
-            let table = kernel.table().unwrap_or_else(|fault| panic!("{fault}"));
-            let kernel = Observed { left, table };
+            let kernel = kernel.outcome(erhu.left.len()).unwrap_or_else(|fault| panic!("{fault}"));
 
             let found = differences(&kernel, &erhu, &EXTERNAL);
             assert!(

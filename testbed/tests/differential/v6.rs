@@ -78,7 +78,7 @@ fn routers() -> (Kernel, Scenario) {
         "-6 route add default via 2001:db8::1 dev wan table 101",
     ];
     let kernel = Kernel::new(&devices, &commands, NFT).unwrap_or_else(|fault| panic!("{fault}"));
-    (kernel, Scenario::of(RULES))
+    (kernel, Scenario::of(RULES).connections(4096))
 }
 
 const SERVER: (&str, u16) = ("2001:db8:1::1", 443);
