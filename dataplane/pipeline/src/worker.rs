@@ -882,16 +882,16 @@ impl<P: Buffers> Worker<P> {
         self.tally.count_many(Counter::HandedOver, batch.len() as u64);
         if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
             for handed in batch.drain(..) {
-                let meta = self.meta_of(&handed);
+                let mut meta = Meta::NOTHING;
+                self.read_handed(&handed, &mut meta);
                 self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
             }
             self.spare.push(batch);
         }
     }
 
-    /// What stages know about a packet on its way to another worker.
-    fn meta_of(&self, handed: &Handed<P::Buffer>) -> Meta {
-        let mut meta = Meta::NOTHING;
+    /// Fills the place of a packet that came from another worker.
+    fn read_handed(&self, handed: &Handed<P::Buffer>, meta: &mut Meta) {
         let (frame, trust, table) = (handed.buffer.frame(), handed.buffer.trust(), &self.shared.table);
         if handed.crossed == 0 {
             meta.read(frame, trust, handed.from, self.policy.arrivals(handed.from), table);
@@ -900,7 +900,6 @@ impl<P: Buffers> Worker<P> {
         }
         // The raw rules' outcome comes along.
         meta.mark = handed.mark;
-        meta
     }
 
     /// Sends on what was collected for other workers. Call after the last burst of a loop.
@@ -924,30 +923,49 @@ impl<P: Buffers> Worker<P> {
             for _ in 0..BURST / BATCH {
                 let Some(mut batch) = self.shared.ring(from, self.index).pop() else { break };
                 taken += batch.len();
-                let mut metas = std::mem::take(&mut self.metas);
-                metas.clear();
-                let mut burst = std::mem::take(&mut self.scratch);
-                for handed in batch.drain(..) {
-                    // Counted where it came in.
-                    if handed.crossed != self.crossings.crossed {
-                        self.decide(&mut burst, &mut metas);
-                        metas.clear();
-                        self.crossings.crossed = handed.crossed;
-                    }
-                    metas.push(self.meta_of(&handed));
-                    burst.push(handed.buffer);
-                }
-                self.decide(&mut burst, &mut metas);
-                self.crossings.crossed = 0;
-                (self.metas, self.scratch) = (metas, burst);
-                self.take_crossings();
-                self.settle_accounts();
+                self.take_batch(&mut batch);
                 if self.spare.len() < self.handing.len() {
                     self.spare.push(batch);
                 }
             }
         }
         taken
+    }
+
+    /// Takes a batch of another worker through the stages, from the look-up on: it is counted where it came in.
+    fn take_batch(&mut self, batch: &mut Batch<P::Buffer>) {
+        // The frames are in the other one's cache: asked for together, they are waited for once.
+        for handed in batch.iter() {
+            if let Some(first) = handed.buffer.frame().first() {
+                erhu_table::prefetch_line(first);
+            }
+        }
+        let mut metas = std::mem::take(&mut self.metas);
+        if metas.len() < batch.len() {
+            metas.resize(batch.len(), Meta::NOTHING);
+        }
+        let mut burst = std::mem::take(&mut self.scratch);
+        for handed in batch.drain(..) {
+            if handed.crossed != self.crossings.crossed {
+                self.decide_first(&mut burst, &mut metas);
+                self.crossings.crossed = handed.crossed;
+            }
+            if let Some(place) = metas.get_mut(burst.len()) {
+                self.read_handed(&handed, place);
+            }
+            burst.push(handed.buffer);
+        }
+        self.decide_first(&mut burst, &mut metas);
+        self.crossings.crossed = 0;
+        (self.metas, self.scratch) = (metas, burst);
+        self.take_crossings();
+        self.settle_accounts();
+    }
+
+    /// [`Self::decide`] of a burst whose places are the first ones.
+    fn decide_first(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+        let places = metas.get_mut(..burst.len()).unwrap_or_default();
+        self.decide(burst, places);
     }
 
     /// Everything between bursts: a new policy, timers, packets that wait for a neighbour, jobs. Bounded work; `true`
