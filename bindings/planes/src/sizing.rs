@@ -91,7 +91,10 @@ impl Sizing {
         let stats = stats::FIXED
             + (workers * stats::WORKER_BYTES) as u64
             + names(program.zones.len(), size_of::<stats::ZoneBlock>())
-            + names(program.interfaces.len(), size_of::<stats::InterfaceBlock>())
+            + names(
+                program.interfaces.len(),
+                size_of::<stats::InterfaceBlock>() + size_of::<stats::InterfaceDrops>(),
+            )
             + names(program.counters.len(), size_of::<stats::NamedCounter>());
         Self {
             slab: Class::ALL.map(|class| slab(wanted.connections, workers, class)),

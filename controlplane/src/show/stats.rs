@@ -105,7 +105,7 @@ fn add_drops(sum: &mut [u64; DropReason::COUNT], slots: &[AtomicU64]) {
 
 /// Drops of packets that came in by an interface.
 pub(super) fn interface_drops(stats: &StatsRegion, slot: usize) -> u64 {
-    stats.sum(|w| stats.interface(w, slot).map_or(0, |block| block.drops.iter().map(load).sum()))
+    stats.sum(|w| stats.interface_drops(w, slot).map_or(0, |block| block.drops.iter().map(load).sum()))
 }
 
 /// Slots by name, so that thousands of zones are found quickly.

@@ -111,40 +111,77 @@ impl Interface {
 /// What the first look at a frame needs to know about the interface that it came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Own MAC address, packed ([`pack_mac`]).
+    /// Own MAC address, packed ([`pack_mac`]). Where there is no interface it says nothing.
     pub mac: u64,
     /// Stable number of the interface, or [`NO_SLOT`] where there is none.
     pub slot: u16,
     /// Zone id.
     pub zone: u16,
-    /// Raw rules may touch its packets.
-    pub has_raw: bool,
 }
-const _: () = assert!(size_of::<Arrival>() == 16);
 
 impl Arrival {
-    pub(crate) const NOWHERE: Self = Self { mac: u64::MAX, slot: NO_SLOT, zone: 0, has_raw: false };
+    pub(crate) const NOWHERE: Self = Self { mac: u64::MAX, slot: NO_SLOT, zone: 0 };
 }
 
-/// Arrivals by VLAN tag.
-type Tags = [Arrival; TAGS];
+/// Slot and zone of the interface that frames with one tag come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u16,
+    zone: u16,
+}
 
-/// Where frames of one port arrive.
-#[derive(Clone, Copy)]
-pub struct Arrivals<'p> {
-    tags: &'p Tags,
+impl Place {
+    const NOWHERE: Self = Self { slot: NO_SLOT, zone: 0 };
+}
+
+/// Where frames of one port arrive. Four bytes a tag: packets of thousands of interfaces find theirs in the first-level
+/// cache.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    places: [Place; TAGS],
+    /// The interfaces' MAC address, packed, if all have the same; else one that no frame has.
+    mac: u64,
+    /// By tag, if they do not.
+    macs: Vec<u64>,
     have_raw: bool,
 }
 
-impl<'p> Arrivals<'p> {
+impl Arrivals {
+    /// Of a port without interfaces.
+    const NONE: Self =
+        Self { places: [Place::NOWHERE; TAGS], mac: Arrival::NOWHERE.mac, macs: Vec::new(), have_raw: false };
+
+    fn set(&mut self, vlan: u16, arrival: Arrival, has_raw: bool) {
+        let Arrival { mac, slot, zone } = arrival;
+        let is_first = self.macs.is_empty() && self.mac == Arrival::NOWHERE.mac;
+        if !is_first && self.macs.is_empty() && self.mac != mac {
+            self.macs = vec![self.mac; TAGS];
+        }
+        if let Some(own) = self.macs.get_mut(usize::from(vlan)) {
+            *own = mac;
+        }
+        self.mac = if self.macs.is_empty() { mac } else { Arrival::NOWHERE.mac };
+        if let Some(place) = self.places.get_mut(usize::from(vlan)) {
+            *place = Place { slot, zone };
+        }
+        self.have_raw |= has_raw;
+    }
+
     /// The interface of a VLAN id, 0 for none.
+    pub fn at(&self, vlan: u16) -> Arrival {
+        let mac = self.macs.get(usize::from(vlan)).copied().unwrap_or(self.mac);
+        Arrival { mac, ..self.likely_at(vlan) }
+    }
+
+    /// As [`Self::at`], where the port's interfaces have the same MAC address; else with one that no frame has.
     #[inline(always)]
-    pub fn at(self, vlan: u16) -> &'p Arrival {
-        self.tags.get(usize::from(vlan)).unwrap_or(&Arrival::NOWHERE)
+    pub fn likely_at(&self, vlan: u16) -> Arrival {
+        let Place { slot, zone } = self.places.get(usize::from(vlan)).copied().unwrap_or(Place::NOWHERE);
+        Arrival { mac: self.mac, slot, zone }
     }
 
     /// Whether raw rules may touch packets of any of them.
-    pub fn have_raw(self) -> bool {
+    pub fn have_raw(&self) -> bool {
         self.have_raw
     }
 }
@@ -267,9 +304,8 @@ pub struct Policy {
     pub timeouts: Vec<Timeouts>,
     interfaces: Vec<Option<Interface>>,
     slot_of_index: Vec<u16>,
-    arrivals: Vec<Box<Tags>>,
+    arrivals: Vec<Box<Arrivals>>,
     /// By port: whether raw rules may touch packets of any interface of it.
-    raw_ports: Vec<bool>,
     zones: Vec<ZoneFacts>,
     /// What a zone is that nobody declared: without options, counted with `main`.
     undeclared: ZoneFacts,
@@ -302,7 +338,7 @@ impl Policy {
         let rules = Rules::compile(&program);
         let mut interfaces: Vec<Option<Interface>> = Vec::new();
         let mut slot_of_index = Vec::new();
-        let mut arrivals = vec![Box::new([Arrival::NOWHERE; TAGS]); ports.len()];
+        let mut arrivals = vec![Box::new(Arrivals::NONE); ports.len()];
         for (index, i) in program.interfaces.iter().enumerate() {
             let named = || {
                 let port = ports.iter().position(|p| p.name == i.port);
@@ -326,8 +362,7 @@ impl Policy {
             let has_raw = rules.raw_rules_for(index);
             let mac = i.mac.unwrap_or(port.map_or(LINK_MAC, |port| ports[port].mac));
             if let Some(port) = port {
-                arrivals[port][usize::from(vlan) % TAGS] =
-                    Arrival { mac: pack_mac(mac), slot, zone: i.zone, has_raw };
+                arrivals[port].set(vlan, Arrival { mac: pack_mac(mac), slot, zone: i.zone }, has_raw);
             }
             if interfaces.len() <= usize::from(slot) {
                 interfaces.resize(usize::from(slot) + 1, None);
@@ -403,7 +438,6 @@ impl Policy {
             rules,
             interfaces,
             slot_of_index,
-            raw_ports: arrivals.iter().map(|tags| tags.iter().any(|arrival| arrival.has_raw)).collect(),
             arrivals,
             zones,
             zone_at,
@@ -425,9 +459,9 @@ impl Policy {
 
     /// Where frames of a port arrive.
     #[inline]
-    pub fn arrivals(&self, port: u16) -> Arrivals<'_> {
-        let tags = self.arrivals.get(usize::from(port)).map_or(&[Arrival::NOWHERE; TAGS], |tags| &**tags);
-        Arrivals { tags, have_raw: self.raw_ports.get(usize::from(port)).copied().unwrap_or(false) }
+    pub fn arrivals(&self, port: u16) -> &Arrivals {
+        static NONE: Arrivals = Arrivals::NONE;
+        self.arrivals.get(usize::from(port)).map_or(&NONE, |arrivals| arrivals)
     }
 
     /// A zone's facts; a zone that nobody declared has those of an empty declaration.

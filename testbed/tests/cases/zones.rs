@@ -57,6 +57,27 @@ fn port_and_vlan_choose_the_zone() {
     }
 }
 
+/// An interface with a MAC address of its own takes what is for that, and its neighbours on the port what is for theirs.
+#[test]
+fn frames_must_be_for_the_interface_they_come_in_by() {
+    let script = r#"
+        interface("a", #{ port: "lan", vlan: 100, address: ["10.1.1.254/24"] });
+        interface("b", #{ port: "lan", vlan: 200, address: ["10.3.3.254/24"], mac: "02:00:00:00:00:77" });
+        interface("c", #{ port: "wan", address: ["10.2.2.254/24"] });
+    "#;
+    let own = [2, 0, 0, 0, 0, 0x77];
+    let scenario = Scenario::of(script);
+    let of_port = scenario.router_mac("lan");
+    let outcome = scenario
+        .send(0.0, BLUE, udp("10.1.1.1:1", "10.2.2.2:2").mac_to(of_port))
+        .send(0.1, BLUE, udp("10.1.1.1:3", "10.2.2.2:2").mac_to(own))
+        .send(0.2, GREEN, udp("10.3.3.3:4", "10.2.2.2:2").mac_to(own))
+        .send(0.3, GREEN, udp("10.3.3.3:5", "10.2.2.2:2").mac_to(of_port))
+        .run();
+    outcome.left(WAN, &["udp 10.1.1.1:1 > 10.2.2.2:2", "udp 10.3.3.3:4 > 10.2.2.2:2"]);
+    outcome.drops(&[("not_for_us", 2)]);
+}
+
 /// T92: the original tuple lives in the tenant's zone, the reply in `main`, and each is found only there.
 #[test]
 fn the_reply_lives_in_the_zone_it_comes_back_to() {
