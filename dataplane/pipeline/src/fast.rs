@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
+use erhu_planes::tuple::proto;
 use erhu_table::{Reference, Side};
 use erhu_wire::rewrite::{self, Rewrite4};
 use erhu_wire::{Addresses6, Parsed, ethernet, rewrite6};
@@ -90,7 +91,16 @@ pub(crate) fn forward<B: Buffer>(buffer: &mut B, parsed: &Parsed, hot: &Hot4, eg
 }
 
 impl<P: Buffers> Worker<P> {
-    /// Tracks an established packet that changes more than counters.
+    /// Tracks an established IPv4 packet that changes more than counters.
+    #[inline(never)]
+    pub(crate) fn track_established4(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
+        if meta.parsed.proto == proto::TCP && self.track_plain4(frame, meta, reference) {
+            return Outcome::Accept;
+        }
+        self.track_established(frame, meta, reference)
+    }
+
+    /// The same of either family, in full.
     #[inline(never)]
     pub(crate) fn track_established(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
         self.track(frame, meta, reference)

@@ -278,6 +278,13 @@ impl Table {
         self.prefetch_line(reference.line() + Class::Tcp4.tcp_at() - (reference.0 & 1));
     }
 
+    /// The TCP line of an IPv4 TCP connection, whose key a packet was found to have: what [`Entry::tcp`] of
+    /// [`Self::entry`] gives, without a look at the segment.
+    #[inline(always)]
+    pub fn tcp4(&self, reference: Reference) -> &TcpLine {
+        self.line(reference.line() + Class::Tcp4.tcp_at() - (reference.0 & 1))
+    }
+
     #[inline(always)]
     pub(crate) fn prefetch_line(&self, line: u32) {
         prefetch(self.lines.as_ptr().wrapping_add(line as usize));
