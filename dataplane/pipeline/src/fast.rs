@@ -68,6 +68,14 @@ impl Usual {
         adjacencies.get((decision >> 32) as u32).ready(meta.parsed.length)
     }
 
+    /// The worker that the packet has to go to, if the hot line is of its connection and that is another one's.
+    #[inline]
+    pub fn other_owner(self, hot: &Hot4, meta: &Meta) -> Option<usize> {
+        let owner = hot.flags.load(Ordering::Relaxed) & OWNER;
+        let is_its = hot.key.iter().zip(meta.key.0).all(|(word, wanted)| word.load(Ordering::Relaxed) == wanted);
+        (is_its && owner != self.owner).then_some(usize::from(owner >> flags::OWNER_SHIFT))
+    }
+
     /// Counts the packet, if that is all that it changes.
     #[inline(always)]
     pub fn counted(self, hot: &Hot4, bytes: u16) -> bool {

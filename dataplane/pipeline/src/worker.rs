@@ -701,7 +701,7 @@ impl<P: Buffers> Worker<P> {
         let shared = held.shared;
         let hot = shared.table.hot4(reference);
         let Some(egress) = usual.egress(hot, meta, &shared.adjacencies) else {
-            return self.slow_path(held, buffer, meta);
+            return self.unusual(held, usual, buffer, meta, reference);
         };
         if !usual.counted(hot, meta.parsed.length) {
             match self.track_established4(buffer.frame(), meta, reference) {
@@ -713,6 +713,27 @@ impl<P: Buffers> Worker<P> {
             return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
         };
         self.pass_on(buffer, &egress, bytes);
+    }
+
+    /// A packet that cannot stay on the fast path. Most of them, where RSS knows nothing of owners, are another worker's:
+    /// that is all there is to know of those.
+    #[cold]
+    #[inline(never)]
+    fn unusual(
+        &mut self,
+        held: Held<'_, P::Buffer>,
+        usual: Usual,
+        buffer: P::Buffer,
+        meta: &mut Meta,
+        reference: Reference,
+    ) {
+        match usual.other_owner(held.shared.table.hot4(reference), meta) {
+            Some(owner) => {
+                self.tally.count(Counter::SlowPath);
+                self.hand_over(buffer, meta, owner);
+            }
+            None => self.slow_path(held, buffer, meta),
+        }
     }
 
     /// A frame that is ready goes to its port's outbox, counted with those before it that leave by the same interface.
