@@ -142,6 +142,11 @@ pub struct Table {
     unleased: Mutex<Unleased>,
     huge: [AtomicU32; 2],
     live: Padded,
+    /// Whether a worker got no segment since one last got one: then everybody gives back what is wholly empty. Every
+    /// worker looks between bursts.
+    short: Padded,
+    /// Segments given back so far.
+    returns: AtomicU32,
 }
 
 // SAFETY: the pointers lead into the region's mapping, which belongs to the table and stays where it is; what lies there
@@ -202,6 +207,8 @@ impl Table {
             }),
             huge: Default::default(),
             live: Padded(AtomicU32::new(0)),
+            short: Padded(AtomicU32::new(0)),
+            returns: AtomicU32::new(0),
         })
     }
 
@@ -531,8 +538,25 @@ impl Table {
         HugePages { segments, refused }
     }
 
-    /// Leases a segment for one class to a worker: zeroed, listed in the directory. `None` without memory.
+    /// Leases a segment for one class to a worker: zeroed, listed in the directory. `None` without memory; then workers
+    /// that have a segment for nothing hear of it.
     pub(crate) fn lease(&self, class: Class, owner: u8) -> Option<u32> {
+        let leased = self.take_unleased();
+        // Relaxed: the word stands alone, and who sees it late gives late.
+        if leased.is_some() == self.is_short() {
+            self.short.0.store(u32::from(leased.is_none()), Ordering::Relaxed);
+        }
+        let segment = leased?;
+        if let Some(entry) = self.directory().get(segment as usize) {
+            entry.owner.store(owner, Ordering::Relaxed);
+            entry.used.store(0, Ordering::Relaxed);
+            // Release; pairs with the Acquire of whoever walks the slab: the pages are there and zero.
+            entry.class.store(class as u8, Ordering::Release);
+        }
+        Some(segment)
+    }
+
+    fn take_unleased(&self) -> Option<u32> {
         let (segment, is_ready) = {
             let mut unleased = self.unleased();
             let ready = unleased.ready.pop_first();
@@ -542,13 +566,18 @@ impl Table {
             self.unleased().bare.insert(segment);
             return None;
         }
-        if let Some(entry) = self.directory().get(segment as usize) {
-            entry.owner.store(owner, Ordering::Relaxed);
-            entry.used.store(0, Ordering::Relaxed);
-            // Release; pairs with the Acquire of whoever walks the slab: the pages are there and zero.
-            entry.class.store(class as u8, Ordering::Release);
-        }
         Some(segment)
+    }
+
+    /// Whether a worker waits for a segment.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// Segments given back so far: who got none asks again when it is another number.
+    pub(crate) fn returns(&self) -> u32 {
+        self.returns.load(Ordering::Relaxed)
     }
 
     /// Takes a segment back in which nothing is used and nothing waits for a grace period. Its pages go with the next
@@ -560,6 +589,7 @@ impl Table {
         // `prepare` finds this mark where the pages did not go. A key lies here in every class: no reader minds.
         self.mark_of(segment).store(u64::MAX, Ordering::Relaxed);
         self.unleased().used.push(segment);
+        self.returns.fetch_add(1, Ordering::Relaxed);
     }
 
     fn segment_at(&self, segment: u32) -> usize {

@@ -6,6 +6,11 @@
 //! chain per segment), then fresh ones. A retired entry waits in *limbo* until every worker has passed a quiescent
 //! state. Limbo is three chains: `open` takes what is retired now, `closed` waits for one epoch, `ripe` has waited.
 //! All chains run through the entries' own cold lines, so that a connection costs no memory beyond its entry.
+//!
+//! Traffic may move from one worker to another and leave the first with all segments. Of what is wholly empty, a worker
+//! that calls [`WorkerTable::release_idle`] keeps the one of each class that entries are taken from; and none, not even
+//! for that, from the moment that another worker gets no segment: then each gives one back between bursts, until that
+//! one has it. A segment with one connection in it stays.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -18,7 +23,7 @@ use crate::table::{Entry, ORIGINAL, REPLY, Table};
 const ID_BLOCK: u64 = 64;
 /// Entries made free by one call at most: bounded work between bursts.
 const RECLAIM: usize = 64;
-/// Calls of `quiesce` for which a worker that got no segment does not ask again.
+/// Calls of `quiesce` for which a worker that got no segment does not ask again, unless one was given back.
 const PATIENCE: u32 = 256;
 
 /// A reserved entry that nobody sees yet. Its lines are blank, keys and rewrites aside, which hold what was there.
@@ -120,6 +125,8 @@ pub struct WorkerTable {
     closed_epoch: u64,
     ripe: Chain,
     patience: u32,
+    /// [`Table::returns`] when it last got no segment.
+    returns: u32,
 }
 
 impl WorkerTable {
@@ -136,6 +143,7 @@ impl WorkerTable {
             closed_epoch: 0,
             ripe: Chain::default(),
             patience: 0,
+            returns: 0,
         }
     }
 
@@ -200,7 +208,7 @@ impl WorkerTable {
     }
 
     /// The worker holds no reference and nothing else that it read: call between bursts, first before the first one.
-    /// Also makes some retired entries free whose time has come.
+    /// Also makes some retired entries free whose time has come, and gives back a segment if another worker has none.
     pub fn quiesce(&mut self, table: &Table) {
         let all = table.quiescence();
         all.pass(usize::from(self.worker));
@@ -214,6 +222,9 @@ impl WorkerTable {
             self.closed_epoch = all.advance();
         }
         self.reclaim(table, RECLAIM);
+        if table.is_short() {
+            self.release_empty(table);
+        }
     }
 
     /// Gives one wholly empty segment back to the system, if there is one besides those that entries are taken from.
@@ -221,16 +232,43 @@ impl WorkerTable {
     pub fn release_idle(&mut self, table: &Table) -> bool {
         for class in Class::ALL {
             let tail = self.list(class).tail;
-            if self.segments.get(tail as usize).is_some_and(|segment| segment.used == 0) {
+            if self.is_empty(tail) {
                 self.unlist(class, tail);
-                if let Some(segment) = self.segments.get_mut(tail as usize) {
-                    *segment = UNLEASED;
-                }
-                table.give_back(tail);
+                self.give_back(table, tail);
                 return true;
             }
         }
         false
+    }
+
+    /// The same, those included.
+    #[cold]
+    fn release_empty(&mut self, table: &Table) -> bool {
+        if self.release_idle(table) {
+            return true;
+        }
+        for class in Class::ALL {
+            let current = self.list(class).current;
+            if self.is_empty(current) {
+                self.list(class).current = NO_REFERENCE;
+                self.give_back(table, current);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether it leases a segment and nothing in it is used.
+    fn is_empty(&self, number: u32) -> bool {
+        self.segments.get(number as usize).is_some_and(|segment| segment.used == 0)
+    }
+
+    /// Gives back a segment that is in no list any more.
+    fn give_back(&mut self, table: &Table, number: u32) {
+        if let Some(segment) = self.segments.get_mut(number as usize) {
+            *segment = UNLEASED;
+        }
+        table.give_back(number);
     }
 
     fn list(&mut self, class: Class) -> &mut Segments {
@@ -293,11 +331,17 @@ impl WorkerTable {
     }
 
     fn lease(&mut self, table: &Table, class: Class) -> Option<()> {
-        if self.patience > 0 {
+        if self.patience > 0 && self.returns == table.returns() {
             return None;
         }
-        let Some(number) = table.lease(class, self.worker) else {
-            self.patience = PATIENCE;
+        let returns = table.returns();
+        let mut leased = table.lease(class, self.worker);
+        // What it has for nothing of another class serves as well.
+        if leased.is_none() && self.release_empty(table) {
+            leased = table.lease(class, self.worker);
+        }
+        let Some(number) = leased else {
+            (self.patience, self.returns) = (PATIENCE, returns);
             return None;
         };
         if self.segments.is_empty() {

@@ -297,8 +297,8 @@ fn segments_are_leased_as_needed_and_given_back_when_empty() {
     let mut seen = 0;
     table.region().for_each(|_| seen += 1);
     assert_eq!(seen, 1);
-    let slots: Vec<_> = (0..6 * Class::Udp6.per_segment())
-        .map(|_| worker.alloc(&table, Class::Udp6).expect("six are free"))
+    let slots: Vec<_> = (0..7 * Class::Udp6.per_segment())
+        .map(|_| worker.alloc(&table, Class::Udp6).expect("six are free, and the one that stayed serves as well"))
         .collect();
     assert!(
         slots
@@ -321,6 +321,8 @@ fn a_worker_without_memory_asks_again_after_a_while() {
         poor.quiesce(&table);
     }
     assert!(poor.alloc(&table, Class::Tcp4).is_none());
+    rich.quiesce(&table);
+    assert!(poor.alloc(&table, Class::Tcp4).is_some(), "the other one heard that it has none, and had no use for it");
 }
 
 #[test]
