@@ -2,16 +2,21 @@
 //!
 //! A record is filled before its reference enters an index, and freed after the reference left all of them, always
 //! under the locks of those indices; so whoever finds a reference under an index's lock reads a whole record.
+//!
+//! Each lock's holders have free records of their own, so that they need no other lock for nearly every one. They keep
+//! two blocks of [`BLOCK`] at most and give others back by the block: hosts come and go, and records that one had by
+//! the ten thousand would else be of no use to those behind another lock.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
 use crate::book::REFERENCES;
+use crate::lock;
 use crate::ports::Class;
 
 /// Records of a chunk.
 const CHUNK: usize = 4096;
-/// Records that a free list takes at once.
+/// Records that a free list takes, or gives back, at once.
 const BLOCK: u32 = 32;
 /// End of a free list.
 const NONE: u32 = u32::MAX;
@@ -20,7 +25,8 @@ const ADDRESS_BITS: u32 = 30;
 
 #[derive(Debug, Default)]
 struct Record {
-    /// Host (low half), inside port, external port.
+    /// Host (low half), inside port, external port. In a free record no host, and in the high half of the first of a
+    /// block that was given back the first of the next such block.
     key: AtomicU64,
     /// External address and protocol class.
     place: AtomicU32,
@@ -47,28 +53,38 @@ pub struct Binding {
 #[derive(Debug)]
 pub struct Mappings {
     chunks: Box<[OnceLock<Box<[Record]>>]>,
-    /// Records given to free lists so far.
+    /// Records that were ever given to free lists.
     taken: AtomicU32,
+    /// First record of the block that was given back last. The innermost of all locks.
+    returned: Mutex<u32>,
 }
 
 /// Free records of one lock's holders.
 #[derive(Debug)]
 pub struct FreeMappings {
     first: u32,
-    /// Rest of the block taken last.
+    /// How many follow from the first on.
+    count: u32,
+    /// The first of a whole block beside those: who takes and gives by turns shall not do it with blocks.
+    spare: u32,
+    /// Rest of the block taken last, if it was new.
     block: std::ops::Range<u32>,
 }
 
 impl Default for FreeMappings {
     fn default() -> Self {
-        Self { first: NONE, block: 0..0 }
+        Self { first: NONE, count: 0, spare: NONE, block: 0..0 }
     }
 }
 
 impl Mappings {
     pub fn new() -> Self {
         let chunks = (REFERENCES as usize).div_ceil(CHUNK);
-        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect(), taken: AtomicU32::new(0) }
+        Self {
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            taken: AtomicU32::new(0),
+            returned: Mutex::new(NONE),
+        }
     }
 
     fn record(&self, reference: u32) -> &Record {
@@ -79,17 +95,15 @@ impl Mappings {
 
     /// Takes a record with one use and fills it. `None` when there are no more.
     pub fn take(&self, free: &mut FreeMappings, binding: &Binding) -> Option<u32> {
-        let reference = if free.first != NONE {
+        if free.count == 0 && free.block.is_empty() {
+            self.refill(free)?;
+        }
+        let reference = if free.count != 0 {
             let reference = free.first;
             free.first = self.record(reference).uses.load(Relaxed);
+            free.count -= 1;
             reference
         } else {
-            if free.block.is_empty() {
-                let start =
-                    self.taken.fetch_update(Relaxed, Relaxed, |n| (n < REFERENCES - BLOCK).then_some(n + BLOCK));
-                let start = start.ok()?;
-                free.block = start..start + BLOCK;
-            }
             free.block.next()?
         };
         let record = self.record(reference);
@@ -100,13 +114,43 @@ impl Mappings {
         Some(reference)
     }
 
+    /// Gets a block for a free list that is empty: its own spare one, one that was given back, or a new one.
+    #[cold]
+    fn refill(&self, free: &mut FreeMappings) -> Option<()> {
+        let mut first = std::mem::replace(&mut free.spare, NONE);
+        if first == NONE {
+            let mut returned = lock(&self.returned);
+            first = *returned;
+            if first != NONE {
+                *returned = next_block(self.record(first).key.load(Relaxed));
+            }
+        }
+        if first == NONE {
+            let start = self.taken.fetch_update(Relaxed, Relaxed, |n| (n < REFERENCES - BLOCK).then_some(n + BLOCK));
+            let start = start.ok()?;
+            free.block = start..start + BLOCK;
+        } else {
+            (free.first, free.count) = (first, BLOCK);
+        }
+        Some(())
+    }
+
     /// Gives a record back.
     pub fn free(&self, free: &mut FreeMappings, reference: u32) {
+        if free.count == BLOCK {
+            let full = std::mem::replace(&mut free.spare, free.first);
+            (free.first, free.count) = (NONE, 0);
+            if full != NONE {
+                let mut returned = lock(&self.returned);
+                self.record(full).key.store(u64::from(NONE) | u64::from(*returned) << 32, Relaxed);
+                *returned = full;
+            }
+        }
         let record = self.record(reference);
         // No host has this reference, so that nobody takes the record for a living one.
         record.key.store(u64::from(NONE), Relaxed);
         record.uses.store(free.first, Relaxed);
-        free.first = reference;
+        (free.first, free.count) = (reference, free.count + 1);
     }
 
     /// Reads a record.
@@ -152,6 +196,11 @@ impl Mappings {
     }
 }
 
+/// What a free record's key says of the next block.
+const fn next_block(key: u64) -> u32 {
+    (key >> 32) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +225,23 @@ mod tests {
         mappings.free(&mut free, taken[5]);
         assert_ne!(mappings.get(taken[5]).host, mapping(5).host);
         assert_eq!(mappings.take(&mut free, &mapping(500)), Some(taken[5]));
+    }
+
+    #[test]
+    fn every_record_that_one_list_gives_up_another_gets_once() {
+        let (mappings, mut lists) = (Mappings::new(), [(); 3].map(|()| FreeMappings::default()));
+        let binding = Binding { host: 1, inside_port: 2, external_port: 3, address: 4, class: Class::Udp };
+        for round in 0..9 {
+            let count = [1000, 31, 32, 33, 64, 65, 1000, 96, 1000][round];
+            let list = &mut lists[round % 3];
+            let taken: std::collections::BTreeSet<u32> =
+                (0..count).map(|_| mappings.take(list, &binding).unwrap()).collect();
+            assert_eq!(taken.len(), count, "each once");
+            taken.into_iter().for_each(|reference| mappings.free(list, reference));
+            assert!(list.count <= BLOCK);
+        }
+        let made = mappings.taken.load(Relaxed);
+        assert!(made <= 1000 + 3 * 3 * BLOCK, "{made}");
     }
 
     #[test]
