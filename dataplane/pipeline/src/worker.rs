@@ -15,7 +15,7 @@ use erhu_planes::tuple::{
 };
 use erhu_planes::{Counter, DropReason, Tuple};
 use erhu_rules::{Effects, Facts, Packet4, Verdict};
-use erhu_table::{Entry, Reference, Table, Wheel, WorkerTable};
+use erhu_table::{Apart, Entry, Reference, Table, Wheel, WorkerTable};
 use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, ethernet};
 
 use crate::admission::Pending;
@@ -503,8 +503,10 @@ impl<B> Clone for Held<'_, B> {
 impl<B> Copy for Held<'_, B> {}
 
 /// A worker's own handle of something shared: counting who holds it during a call writes no line of other workers.
-/// Counting is two locked instructions all the same, which the way of first packets avoids where it can.
+/// Counting is two locked instructions all the same, which the way of first packets avoids where it can. The alignment
+/// is that of the counts, too: else those of two workers may be neighbours in the heap.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Own<T>(Arc<T>);
 
 impl<T> Deref for Own<T> {
@@ -535,13 +537,13 @@ pub struct Worker<P: Buffers> {
     /// What the rules made of the connection's mark on a packet's way through them.
     pub(crate) connmark: Cell<Option<u32>>,
     pub(crate) clock: Now,
-    outboxes: Vec<Vec<P::Buffer>>,
+    outboxes: Box<[Apart<Vec<P::Buffer>>]>,
     pub(crate) metas: Vec<Meta>,
     pub(crate) openings: Vec<(Key4, Ahead)>,
     /// Connections whose time has come.
     pub(crate) due: Vec<Ending>,
     pub(crate) scratch: Vec<P::Buffer>,
-    handing: Vec<Batch<P::Buffer>>,
+    handing: Box<[Apart<Batch<P::Buffer>>]>,
     spare: Vec<Batch<P::Buffer>>,
     pub(crate) job: Option<(Arc<Job>, Progress)>,
     /// Connections that it had made when timers last ran.
@@ -576,12 +578,12 @@ impl<P: Buffers> Worker<P> {
             crossings: Crossings::default(),
             connmark: Cell::new(None),
             clock: Now::new(0, 0),
-            outboxes: (0..ports).map(|_| Vec::with_capacity(2 * BURST)).collect(),
+            outboxes: (0..ports).map(|_| Apart::new(Vec::with_capacity(2 * BURST))).collect(),
             metas: Vec::with_capacity(BURST),
             openings: Vec::with_capacity(BURST),
             due: Vec::with_capacity(4 * BURST),
             scratch: Vec::with_capacity(BURST),
-            handing: (0..workers).map(|_| Vec::with_capacity(BATCH)).collect(),
+            handing: (0..workers).map(|_| Apart::new(Vec::with_capacity(BATCH))).collect(),
             spare: Vec::new(),
             job: None,
             timed_until: 0,
@@ -619,7 +621,7 @@ impl<P: Buffers> Worker<P> {
 
     /// Frames to send by a port; the caller takes them.
     pub fn outbox(&mut self, port: usize) -> Option<&mut Vec<P::Buffer>> {
-        self.outboxes.get_mut(port)
+        self.outboxes.get_mut(port).map(|outbox| &mut **outbox)
     }
 
     /// Takes a burst of one port's packets through the stages. At most [`BURST`] at a time; the buffers are consumed.
@@ -904,7 +906,7 @@ impl<P: Buffers> Worker<P> {
 
     fn send_batch(&mut self, to: usize) {
         let empty = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
-        let batch = std::mem::replace(&mut self.handing[to], empty);
+        let batch = std::mem::replace(&mut *self.handing[to], empty);
         self.tally.count_many(Counter::HandedOver, batch.len() as u64);
         if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
             for handed in batch.drain(..) {

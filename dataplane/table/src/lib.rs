@@ -34,6 +34,7 @@
 //! from a hash is below the number of buckets. All shared words are atomics, so a wrong number can find wrong
 //! *values*, never undefined behaviour.
 
+mod apart;
 mod hash;
 mod index;
 #[cfg(not(feature = "loom"))]
@@ -48,6 +49,7 @@ mod table;
 mod wheel;
 mod worker;
 
+pub use apart::Apart;
 pub use index::{Conflict, Index};
 pub use prefetch::prefetch_line;
 pub use quiescence::{Grace, Quiescence};

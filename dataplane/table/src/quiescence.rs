@@ -12,20 +12,14 @@
 //! a Release that the check acquires, so all reads before it are over. A worker that comes online while a check runs
 //! is covered by a pair of sequentially consistent fences: either the check sees it, or it sees what was taken away.
 
+use crate::apart::Apart;
 use crate::sync::{Arc, AtomicU64, Ordering, fence};
 
 const OFFLINE: u64 = u64::MAX;
 
-/// A word that shares its cache line with no other.
-#[repr(align(128))]
-struct Padded(AtomicU64);
-
-#[cfg(not(feature = "loom"))]
-const _: () = assert!(size_of::<Padded>() == 128 && align_of::<Padded>() == 128);
-
 struct Epochs {
-    global: Padded,
-    workers: Box<[Padded]>,
+    global: Apart<AtomicU64>,
+    workers: Box<[Apart<AtomicU64>]>,
 }
 
 /// The quiescent states of a fixed set of workers (or other threads that read what is shared). Clones are handles to
@@ -36,15 +30,15 @@ pub struct Quiescence(Arc<Epochs>);
 impl Quiescence {
     /// `workers` threads may be registered, none is yet.
     pub fn new(workers: usize) -> Self {
-        let workers = (0..workers).map(|_| Padded(AtomicU64::new(OFFLINE))).collect();
-        Self(Arc::new(Epochs { global: Padded(AtomicU64::new(1)), workers }))
+        let workers = (0..workers).map(|_| Apart::new(AtomicU64::new(OFFLINE))).collect();
+        Self(Arc::new(Epochs { global: Apart::new(AtomicU64::new(1)), workers }))
     }
 
     /// From here on the thread's reads are waited for, until it passes or unregisters. Numbers beyond the count given
     /// at creation are ignored.
     pub fn register(&self, worker: usize) {
         let Some(own) = self.0.workers.get(worker) else { return };
-        own.0.store(self.0.global.0.load(Ordering::Acquire), Ordering::Release);
+        own.store(self.0.global.load(Ordering::Acquire), Ordering::Release);
         // Pairs with the fence in `advance`: if a check does not see us online, we see what it took away.
         fence(Ordering::SeqCst);
     }
@@ -53,7 +47,7 @@ impl Quiescence {
     pub fn unregister(&self, worker: usize) {
         if let Some(own) = self.0.workers.get(worker) {
             // Release; pairs with the Acquire in `is_past`.
-            own.0.store(OFFLINE, Ordering::Release);
+            own.store(OFFLINE, Ordering::Release);
         }
     }
 
@@ -62,12 +56,12 @@ impl Quiescence {
     pub fn pass(&self, worker: usize) {
         let Some(own) = self.0.workers.get(worker) else { return };
         // Acquire; pairs with the Release in `advance`.
-        let global = self.0.global.0.load(Ordering::Acquire);
-        match own.0.load(Ordering::Relaxed) {
+        let global = self.0.global.load(Ordering::Acquire);
+        match own.load(Ordering::Relaxed) {
             seen if seen == global => {}
             OFFLINE => self.register(worker),
             // Release; pairs with the Acquire in `is_past`.
-            _ => own.0.store(global, Ordering::Release),
+            _ => own.store(global, Ordering::Release),
         }
     }
 
@@ -77,14 +71,14 @@ impl Quiescence {
     }
 
     pub(crate) fn advance(&self) -> u64 {
-        let epoch = self.0.global.0.fetch_add(1, Ordering::AcqRel) + 1;
+        let epoch = self.0.global.fetch_add(1, Ordering::AcqRel) + 1;
         fence(Ordering::SeqCst);
         epoch
     }
 
     pub(crate) fn is_past(&self, epoch: u64) -> bool {
         // Acquire; pairs with the Releases in `pass` and `unregister`.
-        self.0.workers.iter().all(|worker| worker.0.load(Ordering::Acquire) >= epoch)
+        self.0.workers.iter().all(|worker| worker.load(Ordering::Acquire) >= epoch)
     }
 }
 

@@ -15,6 +15,7 @@ use erhu_planes::sizing::INDEX_LOAD;
 use erhu_planes::tuple::{Key, Key4, Key6};
 use erhu_planes::{MAX_WORKERS, connections};
 
+use crate::apart::Apart;
 use crate::hash::Secrets;
 use crate::index::{Conflict, Index};
 use crate::prefetch::prefetch;
@@ -104,10 +105,6 @@ impl Taken {
     }
 }
 
-/// A counter that shares its cache line with nothing that is only read.
-#[repr(align(128))]
-struct Padded(AtomicU32);
-
 /// Segments that no worker leases.
 struct Unleased {
     /// Those without pages.
@@ -141,10 +138,10 @@ pub struct Table {
     region: ConnectionsRegion,
     unleased: Mutex<Unleased>,
     huge: [AtomicU32; 2],
-    live: Padded,
+    live: Apart<AtomicU32>,
     /// Whether a worker got no segment since one last got one: then everybody gives back what is wholly empty. Every
     /// worker looks between bursts.
-    short: Padded,
+    short: Apart<AtomicU32>,
     /// Segments given back so far.
     returns: AtomicU32,
 }
@@ -206,8 +203,8 @@ impl Table {
                 used: Vec::with_capacity(region_segments as usize),
             }),
             huge: Default::default(),
-            live: Padded(AtomicU32::new(0)),
-            short: Padded(AtomicU32::new(0)),
+            live: Apart::new(AtomicU32::new(0)),
+            short: Apart::new(AtomicU32::new(0)),
             returns: AtomicU32::new(0),
         })
     }
@@ -467,7 +464,7 @@ impl Table {
 
     /// Connections admitted at present.
     pub fn live(&self) -> u32 {
-        self.live.0.load(Ordering::Relaxed)
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Connections that may be admitted at once.
@@ -478,17 +475,17 @@ impl Table {
     /// Counts one connection more, unless the table is full.
     pub fn try_admit(&self) -> bool {
         let count = |live: u32| if live < self.capacity { Some(live + 1) } else { None };
-        self.live.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
+        self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
     }
 
     /// Counts so many connections more, or less. More only where that many were far from filling the table.
     pub fn count_admitted(&self, change: i32) {
-        self.live.0.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        self.live.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// Counts one connection less.
     pub fn release_admission(&self) {
-        let before = self.live.0.fetch_sub(1, Ordering::Relaxed);
+        let before = self.live.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "more connections ended than were admitted");
     }
 
@@ -544,7 +541,7 @@ impl Table {
         let leased = self.take_unleased();
         // Relaxed: the word stands alone, and who sees it late gives late.
         if leased.is_some() == self.is_short() {
-            self.short.0.store(u32::from(leased.is_none()), Ordering::Relaxed);
+            self.short.store(u32::from(leased.is_none()), Ordering::Relaxed);
         }
         let segment = leased?;
         if let Some(entry) = self.directory().get(segment as usize) {
@@ -572,7 +569,7 @@ impl Table {
     /// Whether a worker waits for a segment.
     #[inline]
     pub(crate) fn is_short(&self) -> bool {
-        self.short.0.load(Ordering::Relaxed) != 0
+        self.short.load(Ordering::Relaxed) != 0
     }
 
     /// Segments given back so far: who got none asks again when it is another number.
