@@ -360,8 +360,9 @@ pub struct SlabHeader {
 unsafe impl Shared for SlabHeader {}
 const _: () = assert!(size_of::<SlabHeader>() == 64);
 
-/// One segment's directory entry.
-#[repr(C)]
+/// One segment's directory entry. A line each: the owner counts every opening and ending in it, and looks at the class
+/// for most packets of TCP.
+#[repr(C, align(64))]
 pub struct SegmentEntry {
     /// [`Class`], 0 while free. Stored (Release) after the pages were taken and zeroed.
     pub class: AtomicU8,
@@ -370,10 +371,11 @@ pub struct SegmentEntry {
     _pad: AtomicU16,
     /// `[O]` entries in use, for readers.
     pub used: AtomicU32,
+    _reserved: [AtomicU64; 7],
 }
 // SAFETY: atomics only.
 unsafe impl Shared for SegmentEntry {}
-const _: () = assert!(size_of::<SegmentEntry>() == 8);
+const _: () = assert!(size_of::<SegmentEntry>() == LINE);
 
 const SLAB_HEADER_AT: usize = 64;
 const DIRECTORY_AT: usize = 4096;
@@ -381,9 +383,10 @@ const DIRECTORY_AT: usize = 4096;
 /// What a connections region must say to be accepted.
 pub const EXPECT: Expect = Expect {
     kind: RegionKind::Connections,
-    layout_version: 2,
+    layout_version: 3,
     layout_hash: layout_hash(&[
         size_of::<RegionHeader>(),
+        size_of::<SegmentEntry>(),
         SEGMENT,
         DIRECTORY_AT,
         offset_of!(Hot4, decision),

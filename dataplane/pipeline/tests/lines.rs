@@ -322,6 +322,20 @@ impl Scene {
         }
     }
 
+    /// Makes packets that are the first of their connections, for one burst by each port of each worker.
+    fn prepare_openings(&mut self) {
+        for (worker, host) in [(0, 3), (1, 203)] {
+            for (port, from, to) in [(INSIDE, [10, 1, 0, host], SERVER), (OUTSIDE, SERVER, [10, 1, 0, host])] {
+                let packet = |n: u16| HeapBuffer::new(&common::udp(port, (from, 30_000 + n), (to, 40_000 + n)));
+                let looks = |n: usize| port == OUTSIDE && n == BURST / 2;
+                let all = (0..).take(BURST).map(packet).enumerate();
+                let burst = all.map(|(n, buffer)| Probe { buffer, looks: looks(n) }).collect();
+                self.bursts[worker][usize::from(port)].push(burst);
+            }
+            self.sent[worker].reserve(2 * BURST);
+        }
+    }
+
     /// A worker's loop, as its poll loop does it, with a burst by each port.
     fn run(&mut self, worker: usize) {
         let now = self.router.now();
@@ -397,6 +411,16 @@ fn no_line_is_written_by_two_workers_that_forward_established_packets() {
     }
     let both: Vec<_> = written[0].intersection(&written[1]).copied().collect();
     assert!(both.iter().all(|line| *line == header), "{both:x?}");
+
+    // Openings change the index, and take ids by the block; of the slab each writes what it leases, and nothing else.
+    scene.prepare_openings();
+    let opened = [0, 1].map(|worker| looks.written(|| scene.run(worker)));
+    let both: Vec<_> = opened[0].intersection(&opened[1]).copied().collect();
+    let shared_lines = regions.iter().flat_map(|region| both.iter().filter(|line| region.contains(line)));
+    let shared_lines: Vec<_> =
+        shared_lines.filter(|line| **line != header).map(|line| format!("{line:#x}")).collect();
+    assert!(shared_lines.is_empty(), "{shared_lines:?} of {regions:x?}");
+    assert_eq!(shared.table.live(), u32::from(2 * 2 * FLOWS) + 2 * 2 * 64);
 
     let after = fast(&scene);
     let packets = (1 + 2 * ROUNDS) * 2 * BURST;
