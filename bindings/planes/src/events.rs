@@ -325,6 +325,26 @@ fn unpack(words: [u64; 5]) -> Tuple {
 mod tests {
     use super::*;
 
+    #[test]
+    fn no_line_holds_events_of_two_workers() {
+        const WORKERS: usize = 3;
+        const ENTRIES: usize = 8;
+        let region = Region::anonymous("events", EventsRegion::size(WORKERS, ENTRIES)).unwrap();
+        let events = EventsRegion::create(region, WORKERS, ENTRIES, 5).unwrap();
+        let lines = |address: usize, bytes: usize| address / 64..=(address + bytes - 1) / 64;
+        let mut owners = std::collections::HashMap::new();
+        for worker in 0..WORKERS {
+            let head = std::ptr::from_ref(events.head(worker).unwrap()).addr();
+            let entries = (0..ENTRIES as u64).map(|n| std::ptr::from_ref(events.entry(worker, n).unwrap()).addr());
+            let entries = entries.flat_map(|at| lines(at, size_of::<EventEntry>()));
+            for line in lines(head, size_of::<RingHead>()).chain(entries) {
+                assert_eq!(*owners.entry(line).or_insert(worker), worker, "line {line:#x}");
+            }
+        }
+        // Who wants what is read by every worker.
+        assert!(!owners.contains_key(&(std::ptr::from_ref(events.header()).addr() / 64)));
+    }
+
     fn event(id: u64) -> Event {
         let original = Tuple {
             src: "2001:db8::1".parse().unwrap(),

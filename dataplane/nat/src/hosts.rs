@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use erhu_table::Apart;
 use hashbrown::{HashMap, HashTable};
 
 use crate::book::{As, Book, REFERENCES, host_hash};
@@ -188,8 +189,8 @@ type Blocks = [OnceLock<Box<[Record]>>; BLOCKS];
 pub struct Hosts {
     shards: Box<[Mutex<Shard>]>,
     blocks: Box<[Blocks]>,
-    /// Times that a shard's counts became a pool's.
-    folds: AtomicU32,
+    /// Times that a shard's counts became a pool's: with the last host of each that leaves.
+    folds: Apart<AtomicU32>,
 }
 
 /// Block and place in it of a shard's n-th host.
@@ -212,7 +213,7 @@ impl Hosts {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             blocks: (0..SHARDS).map(|_| std::array::from_fn(|_| OnceLock::new())).collect(),
-            folds: AtomicU32::new(0),
+            folds: Apart::new(AtomicU32::new(0)),
         }
     }
 
@@ -615,7 +616,16 @@ fn hash_of(blocks: &Blocks, hasher: &Hasher, reference: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
+
+    #[test]
+    fn what_hosts_that_leave_count_lies_on_no_line_that_leads_to_hosts() {
+        let line = offset_of!(Hosts, folds) / 64;
+        let read = [offset_of!(Hosts, shards), offset_of!(Hosts, blocks)];
+        assert!(align_of::<Hosts>() >= 64 && read.iter().all(|at| at / 64 != line && (at + 15) / 64 != line));
+    }
 
     #[test]
     fn hosts_fill_block_after_block_and_every_place_is_used_once() {

@@ -51,6 +51,7 @@ use erhu_planes::connections::NO_REFERENCE;
 use erhu_planes::program::{AddressRange, Behaviour, PortRange, Program};
 use erhu_planes::protocol::PoolStatus;
 use erhu_planes::tuple::Tuple;
+use erhu_table::Apart;
 
 pub use ahead::Ahead;
 pub use inbound::WayIn;
@@ -204,8 +205,8 @@ pub struct Nat {
     hosts: Hosts,
     external: External,
     remotes: Remotes,
-    /// Counters of what is chosen outside pools.
-    direct: PoolState,
+    /// Counters of what is chosen outside pools. Each opening of that kind writes them.
+    direct: Apart<PoolState>,
 }
 
 /// Locks. A holder that panicked leaves a state that is whole enough: counters and bits of its own lease.
@@ -242,7 +243,7 @@ impl Nat {
             hosts: Hosts::new(),
             external: External::new(),
             remotes: Remotes::new(),
-            direct: PoolState::default(),
+            direct: Apart::default(),
         })
     }
 
@@ -283,10 +284,10 @@ impl Nat {
             Target::Pool(spec) => (self.choose_from_pool(&choice, spec, &prefer), &**spec.state()),
             Target::Addresses { ranges, persistent } => {
                 let address = self.address_among(wish, ranges, persistent).ok_or(Exhausted::Family)?;
-                (self.choose_direct(&choice, address, &prefer), &self.direct)
+                (self.choose_direct(&choice, address, &prefer), &*self.direct)
             }
             Target::Address(address) if address.is_ipv6() == wish.original.src.is_ipv6() => {
-                (self.choose_direct(&choice, address, &prefer), &self.direct)
+                (self.choose_direct(&choice, address, &prefer), &*self.direct)
             }
             Target::Address(_) => return Err(Exhausted::Family),
         };
@@ -849,5 +850,28 @@ const fn ports_like(port: u16) -> PortRange {
         0..512 => PortRange { first: 1, last: 511 },
         512..1024 => PortRange { first: 600, last: 1023 },
         _ => PortRange { first: 1024, last: u16::MAX },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn what_openings_count_lies_on_no_line_that_leads_to_what_they_look_up() {
+        let lines = |at: usize, bytes: usize| at / 64..=(at + bytes - 1) / 64;
+        let read = [
+            lines(offset_of!(Nat, hasher), size_of::<Hasher>()),
+            lines(offset_of!(Nat, book), size_of::<Book>()),
+            lines(offset_of!(Nat, mappings), size_of::<Mappings>()),
+            lines(offset_of!(Nat, hosts), size_of::<Hosts>()),
+            lines(offset_of!(Nat, external), size_of::<External>()),
+            lines(offset_of!(Nat, remotes), size_of::<Remotes>()),
+        ];
+        for line in lines(offset_of!(Nat, direct), size_of::<PoolState>()) {
+            assert!(align_of::<Nat>() >= 64 && read.iter().all(|read| !read.contains(&line)), "line {line}");
+        }
     }
 }

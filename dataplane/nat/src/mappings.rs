@@ -10,6 +10,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 
+use erhu_table::Apart;
+
 use crate::book::REFERENCES;
 use crate::lock;
 use crate::ports::Class;
@@ -53,6 +55,12 @@ pub struct Binding {
 #[derive(Debug)]
 pub struct Mappings {
     chunks: Box<[OnceLock<Box<[Record]>>]>,
+    supply: Apart<Supply>,
+}
+
+/// Where free lists get records from.
+#[derive(Debug)]
+struct Supply {
     /// Records that were ever given to free lists.
     taken: AtomicU32,
     /// First record of the block that was given back last. The innermost of all locks.
@@ -82,8 +90,7 @@ impl Mappings {
         let chunks = (REFERENCES as usize).div_ceil(CHUNK);
         Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            taken: AtomicU32::new(0),
-            returned: Mutex::new(NONE),
+            supply: Apart::new(Supply { taken: AtomicU32::new(0), returned: Mutex::new(NONE) }),
         }
     }
 
@@ -119,14 +126,15 @@ impl Mappings {
     fn refill(&self, free: &mut FreeMappings) -> Option<()> {
         let mut first = std::mem::replace(&mut free.spare, NONE);
         if first == NONE {
-            let mut returned = lock(&self.returned);
+            let mut returned = lock(&self.supply.returned);
             first = *returned;
             if first != NONE {
                 *returned = next_block(self.record(first).key.load(Relaxed));
             }
         }
         if first == NONE {
-            let start = self.taken.fetch_update(Relaxed, Relaxed, |n| (n < REFERENCES - BLOCK).then_some(n + BLOCK));
+            let start =
+                self.supply.taken.fetch_update(Relaxed, Relaxed, |n| (n < REFERENCES - BLOCK).then_some(n + BLOCK));
             let start = start.ok()?;
             free.block = start..start + BLOCK;
         } else {
@@ -141,7 +149,7 @@ impl Mappings {
             let full = std::mem::replace(&mut free.spare, free.first);
             (free.first, free.count) = (NONE, 0);
             if full != NONE {
-                let mut returned = lock(&self.returned);
+                let mut returned = lock(&self.supply.returned);
                 self.record(full).key.store(u64::from(NONE) | u64::from(*returned) << 32, Relaxed);
                 *returned = full;
             }
@@ -203,6 +211,8 @@ const fn next_block(key: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     #[test]
@@ -240,8 +250,14 @@ mod tests {
             taken.into_iter().for_each(|reference| mappings.free(list, reference));
             assert!(list.count <= BLOCK);
         }
-        let made = mappings.taken.load(Relaxed);
+        let made = mappings.supply.taken.load(Relaxed);
         assert!(made <= 1000 + 3 * 3 * BLOCK, "{made}");
+    }
+
+    #[test]
+    fn the_supply_of_records_lies_on_no_line_that_leads_to_them() {
+        assert!(align_of::<Mappings>() >= 64);
+        assert_ne!(offset_of!(Mappings, supply) / 64, offset_of!(Mappings, chunks) / 64);
     }
 
     #[test]

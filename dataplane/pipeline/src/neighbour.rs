@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use erhu_table::Apart;
 use hashbrown::HashMap;
 use zerocopy::{FromZeros, KnownLayout};
 
@@ -261,9 +262,10 @@ pub struct Adjacencies {
     lines: Box<[Adjacency]>,
     /// What numbers lead to that were never given.
     nowhere: Adjacency,
-    book: Mutex<Book>,
+    /// Workers that send to more next hops than they remember lock it for openings.
+    book: Apart<Mutex<Book>>,
     /// Times that a number came to lead to another next hop, or to none.
-    moves: AtomicU32,
+    moves: Apart<AtomicU32>,
 }
 
 /// Next hops that one worker asked for lately, so that it needs no lock for them.
@@ -358,8 +360,8 @@ impl Adjacencies {
         Self {
             lines: zeroed(capacity),
             nowhere: Adjacency::new_zeroed(),
-            book: Mutex::default(),
-            moves: AtomicU32::new(0),
+            book: Apart::default(),
+            moves: Apart::default(),
         }
     }
 
@@ -555,7 +557,21 @@ impl Adjacencies {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
+
+    #[test]
+    fn what_is_written_with_the_next_hop_lies_on_no_line_that_leads_to_adjacencies() {
+        assert!(align_of::<Adjacencies>() >= 64);
+        let read = offset_of!(Adjacencies, lines);
+        for (written, bytes) in [
+            (offset_of!(Adjacencies, book), size_of::<Mutex<Book>>()),
+            (offset_of!(Adjacencies, moves), size_of::<AtomicU32>()),
+        ] {
+            assert!(written / 64 > (read + 15) / 64 || (written + bytes - 1) / 64 < read / 64);
+        }
+    }
 
     fn interface(slot: u16) -> Interface {
         Interface {

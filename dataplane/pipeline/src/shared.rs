@@ -8,7 +8,7 @@ use erhu_nat::Nat;
 use erhu_planes::events::EventsRegion;
 use erhu_planes::protocol::Counted;
 use erhu_planes::stats::StatsRegion;
-use erhu_table::Table;
+use erhu_table::{Apart, Table};
 use zerocopy::{FromZeros, KnownLayout};
 
 use crate::neighbour::Adjacencies;
@@ -126,7 +126,7 @@ pub struct Shared<B> {
     pub ids_in_order: bool,
     accounts: Box<[ZoneAccount]>,
     /// Connections that reserves keep free now.
-    pub reserved_free: AtomicI64,
+    pub reserved_free: Apart<AtomicI64>,
     policy: Mutex<Option<Arc<Policy>>>,
     /// What workers may still hold and none of them shall be the last to: freeing it would take one too long.
     leftovers: Mutex<Leftovers>,
@@ -156,7 +156,7 @@ impl<B> Shared<B> {
             ports,
             ids_in_order: false,
             accounts: zeroed(1 << 16),
-            reserved_free: AtomicI64::new(0),
+            reserved_free: Apart::default(),
             policy: Mutex::new(None),
             leftovers: Mutex::default(),
             generation: AtomicU32::new(0),
@@ -259,5 +259,47 @@ impl<B> Shared<B> {
         self.leftovers().jobs.push(job.clone());
         // To every worker, even where one has no room: those that got it finish it.
         self.jobs.iter().filter(|queue| queue.push(job.clone()).is_err()).count() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+    use crate::buffer::HeapBuffer;
+    use crate::worker::Own;
+
+    type All = Shared<HeapBuffer>;
+
+    #[test]
+    fn what_workers_write_by_the_packet_or_the_opening_lies_on_no_line_that_every_packet_reads() {
+        let lines = |at: usize, bytes: usize| at / 64..=(at + bytes - 1) / 64;
+        let read = [
+            lines(offset_of!(All, table), size_of::<Table>()),
+            lines(offset_of!(All, nat), size_of::<Nat>()),
+            lines(offset_of!(All, adjacencies), size_of::<Adjacencies>()),
+            lines(offset_of!(All, stats), size_of::<StatsRegion>()),
+            lines(offset_of!(All, events), size_of::<EventsRegion>()),
+            lines(offset_of!(All, accounts), size_of::<Box<[ZoneAccount]>>()),
+            lines(offset_of!(All, generation), size_of::<AtomicU32>()),
+            lines(offset_of!(All, rings), size_of::<Box<[ArrayQueue<Batch<HeapBuffer>>]>>()),
+            lines(offset_of!(All, jobs), size_of::<Box<[ArrayQueue<Arc<Job>>]>>()),
+            lines(offset_of!(All, workers), size_of::<usize>()),
+        ];
+        assert!(align_of::<All>() >= 64);
+        for line in lines(offset_of!(All, reserved_free), size_of::<AtomicI64>()) {
+            assert!(read.iter().all(|read| !read.contains(&line)), "line {line}");
+        }
+        // Counts of handles lie before what they lead to, with its alignment.
+        assert!(align_of::<Own<All>>() >= 64 && align_of::<Own<Policy>>() >= 64);
+    }
+
+    #[test]
+    fn the_ends_of_a_ring_lie_on_lines_of_their_own_and_rings_share_none() {
+        // The queue keeps head and tail apart and aligned; with that alignment lost, rings would share lines, too.
+        let ring = align_of::<ArrayQueue<Batch<HeapBuffer>>>();
+        assert!(ring >= 64 && size_of::<ArrayQueue<Batch<HeapBuffer>>>() >= 3 * ring);
+        assert!(align_of::<ArrayQueue<Arc<Job>>>() >= 64);
     }
 }

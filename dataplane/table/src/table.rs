@@ -846,3 +846,31 @@ fn blank_tcp(tcp: &TcpLine) {
         byte.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn what_workers_count_together_lies_on_no_line_that_every_packet_reads() {
+        let lines = |at: usize, bytes: usize| at / LINE..=(at + bytes - 1) / LINE;
+        let read = [
+            lines(offset_of!(Table, lines), size_of::<NonNull<Hot4>>()),
+            lines(offset_of!(Table, last_line), size_of::<u32>()),
+            lines(offset_of!(Table, capacity), size_of::<u32>()),
+            lines(offset_of!(Table, index), size_of::<Index>()),
+            lines(offset_of!(Table, secrets), size_of::<Secrets>()),
+            lines(offset_of!(Table, directory), size_of::<NonNull<[SegmentEntry]>>()),
+            lines(offset_of!(Table, quiescence), size_of::<Quiescence>()),
+        ];
+        assert!(align_of::<Table>() >= LINE);
+        for at in [offset_of!(Table, live), offset_of!(Table, short)] {
+            for line in lines(at, size_of::<AtomicU32>()) {
+                assert!(read.iter().all(|read| !read.contains(&line)), "line {line}");
+            }
+        }
+        assert_eq!((size_of::<Apart<AtomicU32>>(), align_of::<Apart<AtomicU64>>()), (2 * LINE, 2 * LINE));
+    }
+}
