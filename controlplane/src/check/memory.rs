@@ -48,9 +48,6 @@ impl Machine {
 /// The type of file systems in memory (`tmpfs`), of linux/magic.h.
 const TMPFS: i64 = 0x0102_1994;
 
-/// What is reckoned with: TCP over IPv4.
-const CLASS: Class = Class::Tcp4;
-
 /// What a configuration takes with a rule set.
 pub(crate) fn of(config: &Config, program: &Program) -> Sizing {
     let wanted =
@@ -59,7 +56,8 @@ pub(crate) fn of(config: &Config, program: &Program) -> Sizing {
 }
 
 fn fits(sizing: &Sizing, machine: &Machine) -> bool {
-    sizing.total(CLASS) <= machine.memory && machine.folder.is_none_or(|size| sizing.folder(CLASS) <= size)
+    let class = sizing.class;
+    sizing.total(class) <= machine.memory && machine.folder.is_none_or(|size| sizing.folder(class) <= size)
 }
 
 /// As JSON, all in bytes.
@@ -87,7 +85,9 @@ pub(crate) fn json(sizing: &Sizing, machine: &Machine) -> Value {
         "total": by_class(&|class| sizing.total(class).into()),
         "folder": by_class(&|class| sizing.folder(class).into()),
         "per_connection": by_class(&|class| ((sizing::connection(class) * 10.0).round() / 10.0).into()),
+        "reckoned_class": if sizing.class.is_v6() { "tcp6" } else { "tcp4" },
         "per_mapping": sizing::MAPPING,
+        "per_host": sizing::HOST,
         "per_zone": 2 * sizing::ZONE,
         "per_pool_address": sizing::POOL_ADDRESS,
         "per_busy_pool_address": sizing::BUSY_POOL_ADDRESS,
@@ -100,10 +100,16 @@ pub(crate) fn json(sizing: &Sizing, machine: &Machine) -> Value {
 
 /// For people.
 pub(crate) fn text(sizing: &Sizing, machine: &Machine, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-    let slab = Class::ALL.iter().zip(sizing.slab).find(|(c, _)| **c == CLASS).map_or(0, |(_, bytes)| bytes);
+    let class = sizing.class;
+    let slab = Class::ALL.iter().zip(sizing.slab).find(|(c, _)| **c == class).map_or(0, |(_, bytes)| bytes);
+    let connections = if class.is_v6() {
+        "connections, all of them TCP over IPv6"
+    } else {
+        "connections, all of them TCP over IPv4"
+    };
     let mut table = Table::new(&[("MEMORY", Align::Left), ("MIB", Align::Right)]);
     for (name, bytes) in [
-        ("connections, all of them TCP over IPv4", slab),
+        (connections, slab),
         ("index of connections", sizing.index),
         ("translation", sizing.nat),
         ("packets", sizing.packets),
@@ -111,7 +117,7 @@ pub(crate) fn text(sizing: &Sizing, machine: &Machine, out: &mut dyn std::io::Wr
         ("events", sizing.events),
         ("rule sets, old and new", sizing.rules),
         ("the rest", sizing.rest),
-        ("all", sizing.total(CLASS)),
+        ("all", sizing.total(class)),
     ] {
         table.row([name.to_owned(), mib(bytes)]);
     }
@@ -121,7 +127,7 @@ pub(crate) fn text(sizing: &Sizing, machine: &Machine, out: &mut dyn std::io::Wr
     let verdict = if fits(sizing, machine) { "fits" } else { "does not fit" };
     write!(out, "this machine has {memory} MiB, {available} of them available")?;
     if let Some(folder) = machine.folder {
-        write!(out, "; {} MiB have to fit into {} of the instance's folder", mib(sizing.folder(CLASS)), mib(folder))?;
+        write!(out, "; {} MiB have to fit into {} of the instance's folder", mib(sizing.folder(class)), mib(folder))?;
     }
     writeln!(out, ": it {verdict}")
 }
@@ -153,6 +159,7 @@ mod tests {
         assert!(!fits(&sizing, &Machine { memory: 64 << 20, ..machine }));
         let json = json(&sizing, &machine);
         assert_eq!((&json["fits"], &json["per_connection"]["tcp4"]), (&true.into(), &277.3.into()));
+        assert_eq!((&json["reckoned_class"], &json["per_host"]), (&"tcp4".into(), &sizing::HOST.into()));
         let mut out = Vec::new();
         text(&sizing, &machine, &mut out).unwrap();
         let out = String::from_utf8(out).unwrap();

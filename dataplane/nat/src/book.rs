@@ -8,6 +8,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use erhu_planes::sizing;
 use erhu_table::Index;
 
 use crate::ports::Class;
@@ -15,12 +16,6 @@ use crate::random::Hasher;
 
 /// References that entries can have: 30 bits, less the last one.
 pub const REFERENCES: u32 = (1 << 26) - 2;
-
-/// Per cent of the places that are used when all connections have a mapping of their own.
-const LOAD: u64 = 85;
-
-/// Connections that it is for at least: fewer would leave too little room for hosts, which are counted by lock.
-const FEWEST: u32 = 1 << 15;
 
 /// What an entry is looked up as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +42,11 @@ impl std::fmt::Debug for Book {
 }
 
 impl Book {
-    /// For the mappings of so many connections, and a host for every eight of them.
+    /// For the mappings of so many connections, and for hosts.
     pub fn new(connections: u32, huge_pages: bool) -> io::Result<Self> {
-        let connections = connections.max(FEWEST);
-        let hosts = connections / 8;
-        let entries = 2 * u64::from(connections) + u64::from(hosts);
-        Ok(Self { index: Index::for_entries(entries, LOAD, huge_pages)?, hosts })
+        let entries = sizing::mapping_entries(connections);
+        let index = Index::for_entries(entries, sizing::MAPPING_INDEX_LOAD, huge_pages)?;
+        Ok(Self { index, hosts: sizing::indexed_hosts(connections) })
     }
 
     /// Hosts that it has room for; others are to be kept elsewhere.
