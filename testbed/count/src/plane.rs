@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
-use erhu_pipeline::{BURST, Control, Heap, HeapBuffer, Now, Shared, Worker};
+use erhu_pipeline::{BURST, Control, Heap, HeapBuffer, Job, JobKind, Now, Shared, Worker};
 use erhu_planes::DropReason;
 use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
 use erhu_planes::events::EventsRegion;
@@ -17,7 +17,7 @@ use erhu_planes::program::{
 };
 use erhu_planes::protocol::Status;
 use erhu_planes::region::Region;
-use erhu_planes::stats::StatsRegion;
+use erhu_planes::stats::{StatsRegion, WorkerBlock};
 use erhu_table::Table;
 
 use crate::CountError;
@@ -49,6 +49,7 @@ pub enum Family {
 /// See the module's text.
 pub struct Plane {
     shared: Arc<Shared<HeapBuffer>>,
+    control: Control<HeapBuffer>,
     worker: Worker<Heap>,
     /// Boot time, nanoseconds.
     now_ns: u64,
@@ -80,7 +81,8 @@ impl Plane {
         control.adopt(program(family).encode().map_err(router)?, 0).map_err(router)?;
         let policy = shared.policy().ok_or_else(|| router("no policy was published"))?;
         let worker = Worker::new(shared.clone(), 0, policy, Heap, 1);
-        let mut plane = Self { shared, worker, now_ns: 1_000_000_000_000, sent: Vec::with_capacity(2 * BURST) };
+        let mut plane =
+            Self { shared, control, worker, now_ns: 1_000_000_000_000, sent: Vec::with_capacity(2 * BURST) };
         plane.pass(0);
         Ok(plane)
     }
@@ -94,6 +96,40 @@ impl Plane {
                 return;
             }
         }
+    }
+
+    /// Lets time pass, and does nothing yet.
+    pub fn let_pass(&mut self, seconds: u64) {
+        self.now_ns += seconds * 1_000_000_000;
+    }
+
+    /// Asks that all connections end.
+    ///
+    /// # Errors
+    /// If there is no room for the request.
+    pub fn flush(&self) -> Result<(), CountError> {
+        let job = Job::new(JobKind::Flush(None), 1);
+        if self.shared.start(&job) { Ok(()) } else { Err(router("a flush is refused")) }
+    }
+
+    /// Gives the same rules again, as another rule set.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub fn reload(&mut self, family: Family) -> Result<(), CountError> {
+        self.control.adopt(program(family).encode().map_err(router)?, self.now().tick).map(drop).map_err(router)
+    }
+
+    /// Connections that have ended.
+    ///
+    /// # Errors
+    /// If the worker has no counters.
+    pub fn ended(&self) -> Result<u64, CountError> {
+        Ok(self.counters()?.ended.load(Ordering::Relaxed))
+    }
+
+    fn counters(&self) -> Result<&WorkerBlock, CountError> {
+        self.shared.stats.worker(0).ok_or_else(|| router("worker 0 has no counters"))
     }
 
     fn now(&self) -> Now {
@@ -142,11 +178,11 @@ impl Plane {
     /// If it is not so.
     pub fn balance(&self) -> Result<(), CountError> {
         self.worker.publish();
-        let block = self.shared.stats.worker(0).ok_or_else(|| router("worker 0 has no counters"))?;
+        let block = self.counters()?;
         let (created, ended) = (block.created.load(Ordering::Relaxed), block.ended.load(Ordering::Relaxed));
         let live = u64::from(self.shared.table.live());
         let dropped: u64 = DropReason::ALL.iter().map(|r| block.drops[r.index()].load(Ordering::Relaxed)).sum();
-        if created - ended != live || dropped != 0 || live == 0 {
+        if created - ended != live || dropped != 0 || created == 0 {
             return Err(router(format!("created {created}, ended {ended}, live {live}, dropped {dropped}")));
         }
         Ok(())
