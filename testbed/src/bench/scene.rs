@@ -9,6 +9,7 @@ use erhu_controlplane::{Facts, check_script};
 use erhu_floor::clock;
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
+use erhu_pipeline::rss::Hashed;
 use erhu_pipeline::{Control, Job, JobKind, Now, Shared, Worker};
 use erhu_planes::connections::{self, Class, ConnectionsRegion, SEGMENT_LINES, SlabLayout};
 use erhu_planes::events::{self, EventsRegion};
@@ -22,7 +23,7 @@ use super::BenchError;
 use super::flows::{LAN_MAC, WAN_MAC};
 use super::frames::{Frame, Spares, Supply};
 use super::script::Policy;
-use crate::audit;
+use crate::{audit, nic};
 
 /// Port of the tenant.
 pub const LAN: u16 = 0;
@@ -48,12 +49,14 @@ pub struct Shape {
     pub policy: Policy,
     /// Workers.
     pub workers: usize,
+    /// Whether its ports spread packets over them by a hash of whatever fields they are asked to.
+    pub spreads: bool,
 }
 
 impl Shape {
     /// One worker.
     pub const fn new(connections: u32, class: Class, policy: Policy) -> Self {
-        Self { connections, class, policy, workers: 1 }
+        Self { connections, class, policy, workers: 1, spreads: false }
     }
 
     fn layout(&self) -> SlabLayout {
@@ -295,6 +298,9 @@ impl Scene {
         let shared = Arc::new(Shared::new(table, nat, stats, events, workers, ports.len()));
         let status = Status { instance: "bench".into(), capacity: shape.connections, ..Status::default() };
         let mut control = Control::new(shared.clone(), ports.to_vec(), status);
+        if shape.spreads {
+            control = control.steering(Box::new(move |roles| nic::spreads(roles, workers)));
+        }
         let clock = Clock::new();
         control.adopt(program, clock.now().tick).map_err(memory)?;
         let policy = shared.policy().ok_or_else(|| memory("no policy was published"))?;
@@ -310,6 +316,11 @@ impl Scene {
     /// The only worker.
     pub fn lane(&mut self) -> &mut Lane {
         &mut self.lanes[0]
+    }
+
+    /// The worker that a packet reaches which comes in by a port.
+    pub fn worker_of(&self, port: u16, packet: &Hashed) -> Option<usize> {
+        self.shared.policy()?.affinity.as_ref()?.worker_of(port, packet)
     }
 
     /// Its workers, and its control side for another thread.

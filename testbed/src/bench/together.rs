@@ -1,21 +1,23 @@
 //! Two workers on two CPUs.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::thread;
 
 use erhu_floor::clock::{self, Stopwatch};
+use erhu_pipeline::rss::Hashed;
 use erhu_pipeline::{BURST, Buffer};
 use erhu_planes::connections::Class;
 
 use super::established::{Load, Packets, Part};
-use super::flows::{Flow, Random, Writer};
+use super::flows::{Flow, Random, WAN_MAC, Writer};
 use super::frames::{Frame, Supply};
 use super::goals::Round;
 use super::measure::{By, Io, Source, pass, unseen};
 use super::opening::FirstPackets;
 use super::scene::{LAN, Lane, Scene, Shape, WAN};
-use super::script::Policy;
+use super::script::{Mapping, Policy};
 use super::verify::Judge;
 use super::{Bench, BenchError};
 
@@ -37,7 +39,16 @@ struct Pair {
 
 impl Pair {
     fn empty(policy: &Policy, flows: u32) -> Result<Self, BenchError> {
-        let shape = Shape { workers: WORKERS, ..Shape::new(flows, Class::Udp4, policy.clone()) };
+        Self::of(Shape { workers: WORKERS, ..Shape::new(flows, Class::Udp4, policy.clone()) }, policy, flows)
+    }
+
+    /// The same, behind ports that spread packets by their hash: whose flows are whose is up to that.
+    fn spread(policy: &Policy, flows: u32) -> Result<Self, BenchError> {
+        let shape = Shape::new(flows, Class::Udp4, policy.clone());
+        Self::of(Shape { workers: WORKERS, spreads: true, ..shape }, policy, flows)
+    }
+
+    fn of(shape: Shape, policy: &Policy, flows: u32) -> Result<Self, BenchError> {
         let (scene, judge) = (Scene::new(shape)?, Judge::new(flows, policy));
         let supplies = [Supply::of(FRAMES), Supply::of(FRAMES)];
         Ok(Self { scene, judge, supplies, policy: policy.clone(), flows })
@@ -285,6 +296,26 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// The same, and reads all that leaves, in either direction.
+    fn cross_read<S: Source + Send>(
+        &mut self,
+        bench: &Bench,
+        packets: u32,
+        sources: [S; WORKERS],
+    ) -> Result<[f64; WORKERS], BenchError> {
+        let judge = Mutex::new(std::mem::replace(&mut self.judge, Judge::new(0, &self.policy)));
+        let look = |frame: &Frame| {
+            let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = frame.frame();
+            if bytes.get(6..12) == Some(&WAN_MAC[..]) { judge.left(bytes) } else { judge.came_back(bytes) }.map(drop)
+        };
+        let outcome = self.cross(bench, packets, sources, look);
+        self.judge = judge.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome
+    }
+}
+
 /// Packets of all flows that come to either worker, as from a NIC that spreads packets by no rule at all.
 struct Anywhere {
     writer: Writer,
@@ -307,9 +338,14 @@ impl Source for &mut Anywhere {
     }
 }
 
-/// F2: packets that reach either worker at random: all that must be are handed over, none else, and all leave as they
-/// should.
+/// F2: what is handed over beyond what must be, where ports spread as they are asked to and where they do not.
 pub fn handed_over(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Vec<Round>>, BenchError> {
+    Ok(vec![host_affine(bench, policy, flows)?, anywhere(bench, policy, flows)?])
+}
+
+/// Packets that reach either worker at random: all that must be are handed over, none else, and all leave as they
+/// should.
+fn anywhere(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>, BenchError> {
     let mut pair = Pair::established(bench, policy, flows)?;
     let packets = bench.packets.min(1 << 18);
     let mut rounds = Vec::new();
@@ -324,17 +360,108 @@ pub fn handed_over(bench: &mut Bench, policy: &Policy, flows: u32) -> Result<Vec
             Anywhere { writer: Writer::udp_from_inside(), policy: policy.clone(), flows, random, index, foreign: 0 }
         };
         let (mut here, mut there) = (source(0), source(1));
-        let judge = Mutex::new(std::mem::replace(&mut pair.judge, Judge::new(0, policy)));
-        let look = |f: &Frame| judge.lock().unwrap_or_else(PoisonError::into_inner).left(f.frame()).map(drop);
-        let outcome = pair.cross(bench, packets, [&mut here, &mut there], look);
-        pair.judge = judge.into_inner().unwrap_or_else(PoisonError::into_inner);
-        outcome?;
+        pair.cross_read(bench, packets, [&mut here, &mut there])?;
         let must = here.foreign + there.foreign;
         let handed = pair.scene.accounts().handed - before.handed;
         rounds.push(Round { base: Some(must as f64), ..Round::alone(handed as f64 - must as f64) });
     }
     pair.verify(bench)?;
-    Ok(vec![rounds])
+    Ok(rounds)
+}
+
+/// What ports that spread by a hash bring one worker: of some flows the packets from inside, of some the answers.
+struct Dealt<'f> {
+    writers: [Writer; 2],
+    policy: &'f Policy,
+    /// Flows whose packets from inside come here, and those whose answers do.
+    flows: [Vec<u32>; 2],
+    external: &'f [(u32, u16)],
+    /// Every flow in its turn, from inside, instead of both ways at random.
+    in_turn: bool,
+    at: usize,
+    random: Random,
+    side: usize,
+}
+
+impl<'f> Dealt<'f> {
+    fn new(policy: &'f Policy, flows: [Vec<u32>; 2], external: &'f [(u32, u16)], in_turn: bool) -> Self {
+        let writers = [Writer::udp_from_inside(), Writer::udp_from_outside()];
+        Self { writers, policy, flows, external, in_turn, at: 0, random: Random::default(), side: 1 }
+    }
+}
+
+impl Source for Dealt<'_> {
+    fn begin(&mut self) -> u16 {
+        self.side = if self.in_turn { 0 } else { 1 - self.side };
+        if self.side == 0 { LAN } else { WAN }
+    }
+
+    fn write(&mut self, frame: &mut Frame) {
+        let flows = &self.flows[self.side];
+        let place = if self.in_turn { self.at } else { self.random.below(1 << 22) as usize };
+        self.at += 1;
+        let Some(number) = flows.get(place % flows.len().max(1)).copied() else { return };
+        let flow = Flow::of(number);
+        if self.side == 0 {
+            let vlan = self.policy.vlan(number);
+            self.writers[0].write_tagged(frame, vlan, flow.inside, flow.remote, number);
+        } else {
+            let external = self.external.get(number as usize).copied().unwrap_or_default();
+            self.writers[1].write(frame, flow.remote, external, number);
+        }
+    }
+}
+
+/// Behind ports that hash what they are asked to, and with ports chosen by the router, every packet
+/// reaches the worker that owns its connection. What was handed over all the same, of first packets, further ones and
+/// answers, for pools of both kinds.
+fn host_affine(bench: &Bench, policy: &Policy, flows: u32) -> Result<Vec<Round>, BenchError> {
+    let mut rounds = Vec::new();
+    for _ in 0..bench.rounds {
+        let mut handed = 0;
+        for mapping in [Mapping::EndpointIndependent, Mapping::AddressPortDependent] {
+            let policy = Policy { mapping, preserve_port: false, ..policy.clone() };
+            handed += dealt_by_hash(bench, &policy, flows)?;
+        }
+        rounds.push(Round::alone(handed as f64));
+    }
+    Ok(rounds)
+}
+
+/// Opens all flows and lets packets go both ways, each to the worker that its port's hash leads to. How many were handed
+/// over.
+fn dealt_by_hash(bench: &Bench, policy: &Policy, flows: u32) -> Result<u64, BenchError> {
+    let mut pair = Pair::spread(policy, flows)?;
+    let unspread = || BenchError::Scene("the ports do not spread".into());
+    let side = |(address, port): (u32, u16)| (IpAddr::from(Ipv4Addr::from(address)), port);
+    let hashed = |from, to| {
+        let ((src, sport), (dst, dport)) = (side(from), side(to));
+        Hashed { src, dst, ports: Some((sport, dport)) }
+    };
+    let mut lists: [[Vec<u32>; 2]; WORKERS] = Default::default();
+    for number in 0..flows {
+        let flow = Flow::of(number);
+        let worker = pair.scene.worker_of(LAN, &hashed(flow.inside, flow.remote)).ok_or_else(unspread)?;
+        lists[worker % WORKERS][0].push(number);
+    }
+    let most = lists.iter().map(|[from_inside, _]| from_inside.len()).max().unwrap_or(0);
+    if lists.iter().any(|[from_inside, _]| from_inside.is_empty()) {
+        return Err(BenchError::Wrong("one worker has no flow".into()));
+    }
+    let first_packets = u32::try_from(most.next_multiple_of(BURST)).unwrap_or(u32::MAX);
+    let sources = lists.clone().map(|lists| Dealt::new(policy, lists, &[], true));
+    pair.cross_read(bench, first_packets, sources)?;
+    pair.judge.all_apart().map_err(BenchError::Wrong)?;
+    let external: Vec<(u32, u16)> = (0..flows).map(|n| pair.judge.external(n).unwrap_or_default()).collect();
+    for (number, external) in (0..flows).zip(&external) {
+        let answer = hashed(Flow::of(number).remote, *external);
+        let worker = pair.scene.worker_of(WAN, &answer).ok_or_else(unspread)?;
+        lists[worker % WORKERS][1].push(number);
+    }
+    let sources = lists.map(|lists| Dealt::new(policy, lists, &external, false));
+    pair.cross_read(bench, bench.packets.min(1 << 18), sources)?;
+    pair.scene.balance(flows.into())?;
+    Ok(pair.scene.accounts().handed)
 }
 
 /// F3: what a hand-over adds to a packet; and how many times as fast two workers open connections.

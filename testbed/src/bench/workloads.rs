@@ -247,6 +247,7 @@ pub const ALL: [Workload; 26] = [
         &[
             no_more("reload of 10k rules: packets lost", Unit::Packets, 0.0, 0.0),
             no_more("… longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… all loops but one in 10 000", Unit::Micros),
             shown("… longest loop by the wall", Unit::Micros),
             no_more("… script to adopted by all", Unit::Seconds, 1.0, 0.1),
         ],
@@ -257,6 +258,7 @@ pub const ALL: [Workload; 26] = [
         M,
         &[
             no_more("flush of a zone of 1M: longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… all but one in 10 000", Unit::Micros),
             shown("… by the wall", Unit::Micros),
         ],
         calm::flush,
@@ -265,7 +267,10 @@ pub const ALL: [Workload; 26] = [
     row(
         "F2",
         64 * K,
-        &[no_more("no RSS: handed over beyond what must", Unit::Packets, 0.0, 0.0)],
+        &[
+            no_more("host-affine RSS, ports chosen: handed over", Unit::Packets, 0.0, 0.0),
+            no_more("no RSS: handed over beyond what must", Unit::Packets, 0.0, 0.0),
+        ],
         together::handed_over,
     ),
     row(
@@ -282,6 +287,7 @@ pub const ALL: [Workload; 26] = [
         M,
         &[
             no_more("expiry of 1M in a second: longest loop", Unit::Micros, 100.0, 20.0),
+            shown("… all but one in 10 000", Unit::Micros),
             shown("… by the wall", Unit::Micros),
         ],
         calm::expiry,

@@ -8,8 +8,7 @@ use erhu_controlplane::client::{AskError, Dataplane};
 use erhu_controlplane::conntrack::format::{LineOptions, event_line};
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
-use erhu_pipeline::rss::{DEFAULT_KEY, Hashed};
-use erhu_pipeline::steering::{self, Role, Spread};
+use erhu_pipeline::rss::Hashed;
 use erhu_pipeline::{Buffer, Control, Heap, HeapBuffer, Now, Pending, Shared, Worker};
 use erhu_planes::connections::{self, ConnectionsRegion, SlabLayout};
 use erhu_planes::events::{self, EventsRegion, Read};
@@ -20,6 +19,7 @@ use erhu_table::Table;
 
 use super::ReplayError;
 use super::clock::Clock;
+use crate::nic;
 
 /// Events that a worker's ring holds; drained after every instant.
 const EVENTS: usize = 1 << 16;
@@ -40,14 +40,6 @@ pub struct Plane {
     /// Lines of events that were taken out of the rings already.
     told: Vec<String>,
     history: tempfile::TempDir,
-}
-
-/// Ports that can hash whatever they are asked to, as the best NICs can, with the usual key and 128 entries.
-fn model(roles: &[Role], workers: usize) -> Vec<Option<Spread>> {
-    let workers = u16::try_from(workers).unwrap_or(1).max(1);
-    let fields = steering::fields(roles, |_, _| true);
-    let spread = |fields| Spread::new(fields, &DEFAULT_KEY, (0..128).map(|entry| entry % workers));
-    fields.into_iter().map(spread).collect()
 }
 
 fn memory(error: impl ToString) -> ReplayError {
@@ -96,7 +88,7 @@ impl Plane {
         };
         let control = Control::new(shared.clone(), ports.to_vec(), status);
         Ok(Self {
-            control: control.steering(Box::new(move |roles| model(roles, workers))),
+            control: control.steering(Box::new(move |roles| nic::spreads(roles, workers))),
             workers: Vec::with_capacity(workers),
             seed,
             now: Now::new(Clock::boot_ns(), 0),
