@@ -195,6 +195,7 @@ impl Leased {
             taken
         };
         if taken {
+            crate::sync::fence(Ordering::Release);
             self.contents.store(0, Ordering::Relaxed);
             self.id.store(0, Ordering::Relaxed);
             self.class.store(1, Ordering::Release);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use erhu_planes::connections::{
     Class, Cold, ConnectionsRegion, Hot4, Hot6, LINE, Rewrite6, SEGMENT, SEGMENT_LINES, SegmentEntry, TcpLine,
@@ -598,6 +598,9 @@ impl Table {
         let first = segment * SEGMENT_LINES;
         self.region.region().allocate(self.segment_at(segment), SEGMENT)?;
         if self.mark_of(segment).load(Ordering::Relaxed) != 0 {
+            // Pairs with the fence of readers, before they look at an id again: who copied a zero sees that the
+            // connection ended.
+            fence(Ordering::Release);
             for line in first..first + SEGMENT_LINES {
                 for word in self.line::<[AtomicU64; LINE / 8]>(line) {
                     word.store(0, Ordering::Relaxed);
