@@ -19,7 +19,7 @@ use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
 use erhu_planes::tuple::proto;
-use erhu_table::{Reference, Side};
+use erhu_table::{Reference, Side, Table};
 use erhu_wire::rewrite::{self, Rewrite4};
 use erhu_wire::{Addresses6, Parsed, ethernet, rewrite6};
 
@@ -68,14 +68,6 @@ impl Usual {
         adjacencies.get((decision >> 32) as u32).ready(meta.parsed.length)
     }
 
-    /// The worker that the packet has to go to, if the hot line is of its connection and that is another one's.
-    #[inline]
-    pub fn other_owner(self, hot: &Hot4, meta: &Meta) -> Option<usize> {
-        let owner = hot.flags.load(Ordering::Relaxed) & OWNER;
-        let is_its = hot.key.iter().zip(meta.key.0).all(|(word, wanted)| word.load(Ordering::Relaxed) == wanted);
-        (is_its && owner != self.owner).then_some(usize::from(owner >> flags::OWNER_SHIFT))
-    }
-
     /// Counts the packet, if that is all that it changes.
     #[inline(always)]
     pub fn counted(self, hot: &Hot4, bytes: u16) -> bool {
@@ -85,6 +77,14 @@ impl Usual {
         }
         is_steady
     }
+}
+
+/// The worker that a packet has to go to, if its candidate is its connection and belongs to another than `worker`.
+pub(crate) fn other_owner(table: &Table, worker: usize, meta: &Meta) -> Option<usize> {
+    let hot = table.hot4(meta.candidate?);
+    let owner = usize::from(hot.flags.load(Ordering::Relaxed) >> flags::OWNER_SHIFT);
+    let is_its = hot.key.iter().zip(meta.key.0).all(|(word, wanted)| word.load(Ordering::Relaxed) == wanted);
+    (is_its && owner != worker).then_some(owner)
 }
 
 /// Translates a [`erhu_wire::Kind::Fast`] packet and gives it the Ethernet header that it leaves with. Returns the

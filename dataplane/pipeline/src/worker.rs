@@ -22,7 +22,7 @@ use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Detours;
 use crate::ending::Ending;
-use crate::fast::{Usual, forward};
+use crate::fast::{Usual, forward, other_owner};
 use crate::fast6::forward6;
 use crate::jobs::Progress;
 use crate::judge::Outcome;
@@ -143,7 +143,7 @@ pub(crate) struct Meta {
     /// As `candidate`, of packets whose way is `LookUp6`.
     candidate6: Option<Reference>,
     pub hash: u64,
-    candidate: Option<Reference>,
+    pub candidate: Option<Reference>,
 }
 
 impl Meta {
@@ -703,7 +703,7 @@ impl<P: Buffers> Worker<P> {
         let shared = held.shared;
         let hot = shared.table.hot4(reference);
         let Some(egress) = usual.egress(hot, meta, &shared.adjacencies) else {
-            return self.unusual(held, usual, buffer, meta, reference);
+            return self.unusual(held, buffer, meta);
         };
         if !usual.counted(hot, meta.parsed.length) {
             match self.track_established4(buffer.frame(), meta, reference) {
@@ -721,15 +721,8 @@ impl<P: Buffers> Worker<P> {
     /// that is all there is to know of those.
     #[cold]
     #[inline(never)]
-    fn unusual(
-        &mut self,
-        held: Held<'_, P::Buffer>,
-        usual: Usual,
-        buffer: P::Buffer,
-        meta: &mut Meta,
-        reference: Reference,
-    ) {
-        match usual.other_owner(held.shared.table.hot4(reference), meta) {
+    fn unusual(&mut self, held: Held<'_, P::Buffer>, buffer: P::Buffer, meta: &mut Meta) {
+        match other_owner(&held.shared.table, self.index, meta) {
             Some(owner) => {
                 self.tally.count(Counter::SlowPath);
                 self.hand_over(buffer, meta, owner);
