@@ -40,6 +40,14 @@ pub enum ProcessError {
     },
 }
 
+/// Whether somebody listens at a socket: its file is there a moment before.
+fn is_listening(socket: &Path) -> bool {
+    let Some(name) = socket.to_str() else { return false };
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Flags 0x10000: it takes connections (unix(7), proc(5)).
+    sockets.lines().any(|line| line.ends_with(name) && line.split_whitespace().nth(3) == Some("00010000"))
+}
+
 /// Which end of the sockets listens, and so must be there first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
@@ -169,7 +177,7 @@ impl Instance {
     }
 
     /// Starts a far side that sends the plan's packets through the router and judges what arrives on both sides. Where
-    /// it listens, its sockets are there when this returns.
+    /// it listens, its sockets take connections when this returns.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -192,7 +200,7 @@ impl Instance {
         let mut running = self.start_far("far", &arguments)?;
         if listens {
             let until = Instant::now() + PATIENCE;
-            while !["lan", "wan"].into_iter().all(|port| self.socket(port).exists()) {
+            while !["lan", "wan"].into_iter().all(|port| is_listening(&self.socket(port))) {
                 if !running.is_running() || Instant::now() >= until {
                     return Err(far_side_is_wrong("makes no sockets", &running));
                 }

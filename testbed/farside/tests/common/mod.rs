@@ -92,10 +92,13 @@ impl Drop for Farside {
     }
 }
 
-/// Waits until a socket is there.
+/// Waits until somebody listens at a socket: its file is there a moment before.
 pub fn wait_for(path: &Path) {
     let patience = Instant::now() + Duration::from_secs(20);
-    while !path.exists() {
+    let name = path.to_str().expect("a path of our own");
+    // Flags 0x10000: it takes connections (unix(7), proc(5)).
+    let listens = |line: &str| line.ends_with(name) && line.split_whitespace().nth(3) == Some("00010000");
+    while !std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(listens)) {
         assert!(Instant::now() < patience, "{} does not appear", path.display());
         std::thread::sleep(Duration::from_millis(20));
     }
