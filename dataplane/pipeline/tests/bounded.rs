@@ -162,6 +162,8 @@ fn flow(n: u32, to: [u8; 4]) -> HeapBuffer {
     HeapBuffer::new(&frame)
 }
 
+/// N7: a flush of everything ends sixteen connections a loop, so other packets wait no longer than for that; and so do a
+/// list of deletions and connections whose time is over.
 #[test]
 fn a_flush_a_list_of_deletions_and_an_expiry_storm_end_a_few_connections_a_loop_and_all_in_the_end() {
     const MANY: u32 = 5_000;

@@ -89,7 +89,7 @@ fn udp(from: usize, n: u16, hosts: u8) -> HeapBuffer {
     HeapBuffer::new(&frame)
 }
 
-/// Case N9, ten thousand times: both directions of a flow arrive first at the same instant on two workers. There is one
+/// N9: ten thousand times, both directions of a flow arrive first at the same instant on two workers. There is one
 /// connection, no packet is lost, and no port changes.
 #[test]
 fn both_directions_first_at_once_on_two_workers_make_one_connection_and_lose_nothing() {

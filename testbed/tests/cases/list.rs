@@ -4,8 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Where tests lie that stand for cases, from this crate's folder: here, and what cannot be seen by replay.
-const FOLDERS: [&str; 5] =
-    ["tests", "tests/cases", "tests/hostile", "../dataplane/conntrack/tests/tcp", "../dataplane/table/tests"];
+const FOLDERS: [&str; 6] = [
+    "tests",
+    "tests/cases",
+    "tests/hostile",
+    "../dataplane/conntrack/tests/tcp",
+    "../dataplane/pipeline/tests",
+    "../dataplane/table/tests",
+];
 
 /// Tests by the ids in the comments above them: `/// KP1, N9: …`.
 fn tests_by_id() -> BTreeSet<(String, String)> {
