@@ -143,7 +143,7 @@ pub struct Table {
     /// worker looks between bursts.
     short: Apart<AtomicU32>,
     /// Segments given back so far.
-    returns: AtomicU32,
+    returns: Apart<AtomicU32>,
 }
 
 // SAFETY: the pointers lead into the region's mapping, which belongs to the table and stays where it is; what lies there
@@ -205,7 +205,7 @@ impl Table {
             huge: Default::default(),
             live: Apart::new(AtomicU32::new(0)),
             short: Apart::new(AtomicU32::new(0)),
-            returns: AtomicU32::new(0),
+            returns: Apart::new(AtomicU32::new(0)),
         })
     }
 
@@ -869,7 +869,7 @@ mod tests {
             lines(offset_of!(Table, quiescence), size_of::<Quiescence>()),
         ];
         assert!(align_of::<Table>() >= LINE);
-        for at in [offset_of!(Table, live), offset_of!(Table, short)] {
+        for at in [offset_of!(Table, live), offset_of!(Table, short), offset_of!(Table, returns)] {
             for line in lines(at, size_of::<AtomicU32>()) {
                 assert!(read.iter().all(|read| !read.contains(&line)), "line {line}");
             }
