@@ -305,7 +305,6 @@ pub struct Policy {
     interfaces: Vec<Option<Interface>>,
     slot_of_index: Vec<u16>,
     arrivals: Vec<Box<Arrivals>>,
-    /// By port: whether raw rules may touch packets of any interface of it.
     zones: Vec<ZoneFacts>,
     /// What a zone is that nobody declared: without options, counted with `main`.
     undeclared: ZoneFacts,

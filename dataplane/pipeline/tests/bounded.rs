@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
-use erhu_pipeline::{BURST, Buffer, Control, Heap, HeapBuffer, Job, JobKind, Now, Pending, Shared, Worker};
+use erhu_pipeline::{BURST, Control, Heap, HeapBuffer, Job, JobKind, Now, Pending, Shared, Worker};
+use erhu_planes::DropReason;
 use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
 use erhu_planes::events::EventsRegion;
 use erhu_planes::program::{
@@ -15,10 +16,8 @@ use erhu_planes::program::{
 use erhu_planes::protocol::{Request, Status};
 use erhu_planes::region::Region;
 use erhu_planes::stats::StatsRegion;
-use erhu_planes::{DropReason, TICKS_PER_SECOND};
 use erhu_table::Table;
 use erhu_wire::{arp, checksum, ethernet, ipv4};
-use rustix::time::{ClockId, clock_gettime};
 
 const PORTS: [&str; 2] = ["a", "b"];
 const HOST_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
@@ -273,89 +272,4 @@ fn a_thousand_unknown_neighbours_are_asked_and_given_up_a_few_a_loop_and_one_tha
         }
     }
     assert_eq!(given_up, 2 * 999);
-}
-
-/// Loops timed by this thread's own CPU time.
-struct Watch {
-    longest_ns: u64,
-    all: Vec<u32>,
-}
-
-fn cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
-}
-
-impl Watch {
-    fn new() -> Self {
-        Self { longest_ns: 0, all: Vec::with_capacity(1 << 22) }
-    }
-
-    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let began = cpu_ns();
-        let outcome = work();
-        let took = cpu_ns() - began;
-        self.longest_ns = self.longest_ns.max(took);
-        self.all.push(u32::try_from(took).unwrap_or(u32::MAX));
-        outcome
-    }
-
-    fn say(mut self, what: &str) {
-        self.all.sort_unstable();
-        let at = |per_mille: usize| f64::from(self.all[self.all.len() * per_mille / 1000]) / 1e3;
-        println!(
-            "{what:32} {:>9} loops, median {:>7.1} us, 99.9 % {:>7.1} us, longest {:>8.1} us",
-            self.all.len(),
-            at(500),
-            at(999),
-            self.longest_ns as f64 / 1e3
-        );
-    }
-}
-
-/// `cargo test -p erhu-pipeline --release --test bounded -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement: a million connections, in release"]
-fn the_longest_loop_with_a_million_connections() {
-    const MANY: u32 = 1_000_000;
-    let mut router = Router::new(1 << 20);
-    router.shared.table.provision(usize::MAX).unwrap();
-    let fill = |router: &mut Router, what: &str| {
-        let mut watch = Watch::new();
-        for first in (0..MANY).step_by(BURST) {
-            let mut burst: Vec<HeapBuffer> = (first..MANY).take(BURST).map(|n| flow(n, [192, 0, 2, 1])).collect();
-            let now = router.now();
-            watch.time(|| {
-                router.worker.between_bursts(now);
-                router.worker.receive(0, &mut burst, now);
-            });
-            router.worker.outbox(1).unwrap().clear();
-        }
-        assert_eq!(router.live(), MANY);
-        watch.say(what);
-    };
-    let idle = |router: &mut Router, what: &str| {
-        let mut watch = Watch::new();
-        while !watch.time(|| router.turn()) {}
-        assert_eq!(router.live(), 0);
-        watch.say(what);
-        // What retired becomes free.
-        (0..MANY / 32).for_each(|_| _ = router.turn());
-    };
-    fill(&mut router, "opening");
-    let mut watch = Watch::new();
-    router.control.adopt(program().encode().unwrap(), 0).unwrap();
-    watch.time(|| router.turn());
-    watch.say("adoption");
-    assert!(router.shared.start(&Job::new(JobKind::Flush(None), 1)));
-    idle(&mut router, "flush");
-    fill(&mut router, "opening again");
-    let ids = router.ids();
-    assert!(router.shared.start(&Job::new(JobKind::Delete(ids), 1)));
-    idle(&mut router, "deletions by id");
-    fill(&mut router, "opening again");
-    router.now_ns += 60 * u64::from(TICKS_PER_SECOND) * 62_500_000;
-    idle(&mut router, "expiry of all at one instant");
-    println!("drops: {:?}", router.drops(DropReason::TableFull));
-    assert!(router.worker.outbox(0).unwrap().iter().all(|frame| frame.frame().len() >= 14));
 }
