@@ -6,7 +6,8 @@
 //! lines step by step. What they look at may change until then, and what they guess may be wrong: nothing depends on it.
 
 use crate::buffer::Buffers;
-use crate::worker::{Meta, Worker};
+use crate::meta::Meta;
+use crate::worker::Worker;
 
 impl<P: Buffers> Worker<P> {
     /// Looks ahead for those of a burst's packets that seem to have no connection.

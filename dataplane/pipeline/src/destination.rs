@@ -33,10 +33,11 @@ use erhu_rules::{Facts, Verdict};
 use erhu_table::Entry;
 
 use crate::buffer::Buffers;
+use crate::meta::Meta;
 use crate::open::{Opening, Translation};
 use crate::policy::{Interface, Policy};
 use crate::slow::flow;
-use crate::worker::{Meta, Worker};
+use crate::worker::Worker;
 
 /// Further ports of a rule's range that are tried where a reply tuple is taken, before the source port is changed.
 const FURTHER_PORTS: u32 = 15;

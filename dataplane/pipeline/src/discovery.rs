@@ -13,8 +13,9 @@ use erhu_wire::nd::{self, Advertisement, Message, Solicitation};
 use erhu_wire::{Kind, Odd, ethernet, icmp6, ipv6, is_unforwardable_v6};
 
 use crate::buffer::{Buffer, Buffers};
+use crate::meta::Meta;
 use crate::policy::{Interface, Policy};
-use crate::worker::{Fate, Meta, Worker};
+use crate::worker::{Fate, Worker};
 
 impl<P: Buffers> Worker<P> {
     /// A message of neighbour discovery: learns from it, answers it if it asks for something that is here.

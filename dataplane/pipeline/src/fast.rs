@@ -25,9 +25,10 @@ use erhu_wire::{Addresses6, Parsed, ethernet, rewrite6};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::Outcome;
+use crate::meta::Meta;
 use crate::neighbour::{Adjacencies, Egress, Ready};
 use crate::tally::Run;
-use crate::worker::{Meta, Worker};
+use crate::worker::Worker;
 
 /// Directions with one of these never stay on the fast path.
 pub(crate) const ODD: u16 = flags::DEAD | flags::PER_PACKET | flags::NOT_FORWARDED;

@@ -17,8 +17,8 @@ use erhu_wire::{Addresses6, Parsed, ethernet};
 
 use crate::buffer::Buffer;
 use crate::fast::{ODD, OWNER, Usual, count};
+use crate::meta::Meta;
 use crate::neighbour::{Adjacencies, Ready};
-use crate::worker::Meta;
 
 impl Usual {
     /// As [`Usual::egress`].

@@ -29,6 +29,7 @@ mod judge;
 mod link;
 mod local;
 mod loops;
+mod meta;
 pub mod neighbour;
 mod open;
 pub mod policy;

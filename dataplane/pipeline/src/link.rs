@@ -28,8 +28,9 @@ use erhu_wire::Parsed;
 
 use crate::BURST;
 use crate::buffer::{Buffer, Buffers};
+use crate::meta::Meta;
 use crate::neighbour::Egress;
-use crate::worker::{Meta, Worker};
+use crate::worker::Worker;
 
 /// In place of the port number of a link's ends.
 pub(crate) const LINK_PORT: u16 = u16::MAX;

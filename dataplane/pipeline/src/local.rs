@@ -16,9 +16,10 @@ use erhu_wire::{Addresses6, Parsed, Verify, arp, ethernet, icmp, icmp6, ipv4, ip
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Course;
 use crate::judge::{Judged, refusal};
+use crate::meta::{Meta, is_v6};
 use crate::open::{Opening, Translation};
 use crate::policy::{Interface, Policy};
-use crate::worker::{Fate, Held, Meta, Worker, is_v6};
+use crate::worker::{Fate, Held, Worker};
 
 /// ICMP errors and resets per second and zone.
 const ERRORS_PER_SECOND: u32 = 1000;

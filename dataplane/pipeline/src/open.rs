@@ -18,10 +18,11 @@ use crate::buffer::Buffers;
 use crate::destination::Course;
 use crate::ending::rests;
 use crate::judge::{Judged, refusal};
+use crate::meta::Meta;
 use crate::policy::{Interface, Policy};
 use crate::slow::flow;
 use crate::track::timer;
-use crate::worker::{Fate, Held, Meta, Worker};
+use crate::worker::{Fate, Held, Worker};
 
 /// How a connection's source is translated.
 #[derive(Clone, Debug)]

@@ -15,7 +15,8 @@ use erhu_wire::{Addresses6, icmp, icmp6, ipv4, rewrite, rewrite6};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::{Judged, LOCAL};
-use crate::worker::{Fate, Meta, Worker};
+use crate::meta::Meta;
+use crate::worker::{Fate, Worker};
 
 /// The packet that an error is about.
 enum Quote {

@@ -13,7 +13,8 @@ use erhu_wire::{Kind, Odd, icmp, icmp6, ipv4, is_unforwardable_v4, is_unforwarda
 
 use crate::buffer::{Buffer, Buffers};
 use crate::judge::{Judged, LOCAL, Outcome, refusal};
-use crate::worker::{Fate, Held, Meta, Worker};
+use crate::meta::Meta;
+use crate::worker::{Fate, Held, Worker};
 
 /// Don't-fragment bit in the first octet of the flags field.
 const DONT_FRAGMENT: u8 = 0x40;

@@ -13,8 +13,9 @@ use erhu_table::{Entry, Reference, Side, Table, Wheel};
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::count;
 use crate::judge::Outcome;
+use crate::meta::Meta;
 use crate::open::deadline;
-use crate::worker::{Meta, Worker};
+use crate::worker::Worker;
 
 impl<P: Buffers> Worker<P> {
     /// Whether a packet may be the first of a connection.

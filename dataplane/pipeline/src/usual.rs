@@ -31,10 +31,11 @@ use erhu_wire::{Kind, ipv4, is_unforwardable_v4};
 use crate::buffer::Buffers;
 use crate::fast::forward;
 use crate::judge::{Judged, refusal};
+use crate::meta::Meta;
 use crate::open::{Opening, Translation, translation_of, write_rewrites};
 use crate::policy::Interface;
 use crate::track::timer;
-use crate::worker::{Fate, Held, Meta, Worker};
+use crate::worker::{Fate, Held, Worker};
 
 /// A first packet that rules have accepted.
 struct Accepted<'h> {

@@ -17,7 +17,8 @@ use hashbrown::HashMap;
 use crate::buffer::{Buffer, Buffers};
 use crate::fast::encapsulate;
 use crate::link::LINK_PORT;
-use crate::worker::{Meta, Worker};
+use crate::meta::Meta;
+use crate::worker::Worker;
 
 /// Packets that wait on one worker.
 const PER_WORKER: usize = 4096;
@@ -258,7 +259,7 @@ impl<P: Buffers> Worker<P> {
 
 /// EtherType of an IP packet.
 const fn ethertype(parsed: &Parsed) -> u16 {
-    if crate::worker::is_v6(parsed) { ethernet::IPV6 } else { ethernet::IPV4 }
+    if crate::meta::is_v6(parsed) { ethernet::IPV6 } else { ethernet::IPV4 }
 }
 
 /// As [`restore`], for IPv6.
