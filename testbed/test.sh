@@ -57,17 +57,32 @@ step_test() {
     return $bad
 }
 
-# tests LOG ARGUMENT...: one run of `cargo test`; shows a line for each of its programs, and what is wrong.
+# tests LOG ARGUMENT...: one run of `cargo test`; shows a line for each of its programs, and what is wrong. No program
+# of it may take longer than ten minutes, of which none needs two.
 tests() {
-    local log=$folder/$1
+    local log=$folder/$1 machine limit=()
     shift
-    cargo test --workspace --no-fail-fast "$@" 2>&1 | tee -a "$log" | awk '
-        /^ +Running |^ +Doc-tests / { name = $2 == "unittests" ? $4 : $2; gsub(/^\(.*\/|-[0-9a-f]+\)$/, "", name) }
-        /^test result: ok. 0 passed; .* 0 ignored/ { next }
-        /^test result:/ { sub(/^test result: /, ""); printf "%-40s %s\n", name, $0; fflush(); next }
-        /^ +(Running|Doc-tests|Finished) |^running [0-9]+ tests?$|^test .* ok$|^all doctests|^(EAL|VHOST_CONFIG): |^$/ { next }
-        { print; fflush() }'
+    machine=$(rustc -vV | sed -n 's/^host: //p') machine=${machine//-/_}
+    # Doctests are run by rustdoc, which takes no `timeout`.
+    [[ $1 == --doc ]] || limit=("CARGO_TARGET_${machine^^}_RUNNER=timeout --foreground --verbose --kill-after=10 600")
+    env "${limit[@]}" cargo test --workspace --no-fail-fast "$@" 2>&1 | tee -a "$log" | short
     return "${PIPESTATUS[0]}"
+}
+
+# Line by line, as they come: Debian's awk waits for more, and a test that hangs is not named.
+short() {
+    local line name=''
+    while IFS= read -r line; do
+        case $line in
+        ' '*' Running unittests '*) name=${line##*/} name=${name%-*} ;;
+        ' '*' Running '*) name=${line#*Running } name=${name%% (*} ;;
+        ' '*' Doc-tests '*) name=${line##* } ;;
+        'test result: ok. 0 passed; '*' 0 ignored; '*) ;;
+        'test result: '*) printf '%-40s %s\n' "$name" "${line#test result: }" ;;
+        ' '*' Finished '* | 'running '*' test'* | 'test '*' ... ok' | 'all doctests'* | 'EAL: '* | 'VHOST_CONFIG: '* | '') ;;
+        *) printf '%s\n' "$line" ;;
+        esac
+    done
 }
 
 # Of the code as it is shipped, counted under valgrind and held against testbed/instructions.toml.

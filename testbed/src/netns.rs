@@ -90,7 +90,8 @@ pub fn start(mut command: Command) -> Result<Running, Fault> {
     Ok(Running { what, child, output, _folder: folder })
 }
 
-/// Runs a program to its end, or kills it when the time is over.
+/// Runs a program to its end, or kills it when the time is over. What it started and left running in its process group
+/// is killed with it: it would hold the outputs open that are read to their ends here.
 ///
 /// # Errors
 /// If it cannot be started or takes too long. That it fails is no error here; see [`Finished::success`].
@@ -104,8 +105,8 @@ pub fn run(mut command: Command, patience: Duration) -> Result<Finished, Fault> 
     let out = std::thread::spawn(move || read_all(stdout));
     let err = std::thread::spawn(move || read_all(stderr));
     let status = wait(&mut child, patience).map_err(fault)?;
+    kill_group(&child);
     let Some(status) = status else {
-        kill_group(&child);
         let _ = child.wait();
         let text = |reader: std::thread::JoinHandle<String>| reader.join().unwrap_or_default();
         return Err(Fault::new(what, format!("not done after {patience:?}\n{}{}", text(out), text(err))));
@@ -412,6 +413,16 @@ mod tests {
         let began = Instant::now();
         let fault = run(command, Duration::from_millis(200)).unwrap_err().to_string();
         assert!(fault.contains("here") && fault.contains("not done"), "{fault}");
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_ends_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & echo out; exit 3"]);
+        let began = Instant::now();
+        let finished = run(command, Duration::from_secs(10)).unwrap();
+        assert_eq!((finished.status.code(), finished.stdout.as_str()), (Some(3), "out\n"));
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 

@@ -117,9 +117,16 @@ fn what_the_readme_tells_to_type_works() {
     assert!(script.contains("${CARGO_TARGET_DIR:-$PWD/target}/debug") && script.contains("/tmp/tour"), "{script}");
     let script = script
         .replace("${CARGO_TARGET_DIR:-$PWD/target}/debug", &programs.parent().unwrap().display().to_string())
-        .replace("/tmp/tour", &folder.path().display().to_string());
+        .replace("/tmp/tour", &folder.path().display().to_string())
+        // While a person types, the captures pass.
+        .replacen(
+            "erhu conntrack -L ",
+            "until erhu conntrack -C | grep -qx 8; do sleep 0.1; done\nerhu conntrack -L ",
+            1,
+        );
     let mut command = Command::new("bash");
-    command.args(["-ec", &script]).current_dir(repository());
+    // What was told to end has to end.
+    command.args(["-ec", &(script + "\nwait\n")]).current_dir(repository());
     // DPDK's own files.
     command.env("RUNTIME_DIRECTORY", folder.path()).env("XDG_RUNTIME_DIR", folder.path());
     let said = netns::run(command, Duration::from_secs(60)).and_then(|f| f.success("the tour"));
