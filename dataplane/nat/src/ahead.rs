@@ -14,6 +14,8 @@ use crate::{Given4, Nat, Pools, kind, kind_of};
 pub struct Ahead {
     pub(crate) host: u64,
     pub(crate) inside: u64,
+    /// Of the external endpoint that it will likely have alone.
+    external: Option<u64>,
     /// Reference of the host, if there seems to be one.
     known: Option<u32>,
 }
@@ -24,7 +26,7 @@ impl Nat {
     pub fn ahead(&self, key: Key4) -> Ahead {
         let class = Class::of(key.proto()).unwrap_or(Class::Udp);
         let host = self.hasher.two(u64::from(key.addresses().0), u64::from(key.zone()));
-        Ahead { host, inside: inside_hash(&self.hasher, host, class, key.ports().0), known: None }
+        Ahead { host, inside: inside_hash(&self.hasher, host, class, key.ports().0), external: None, known: None }
     }
 
     /// Asks for these places.
@@ -72,7 +74,7 @@ impl Nat {
     /// Asks for where the mapping will be entered, and says which external zone, address and port the packet will
     /// likely get. `None` where that cannot be guessed.
     #[inline]
-    pub fn prefetch_external(&self, ahead: &Ahead, key: Key4, pools: &Pools) -> Option<(u16, u32, u16)> {
+    pub fn prefetch_external(&self, ahead: &mut Ahead, key: Key4, pools: &Pools) -> Option<(u16, u32, u16)> {
         let guess = self.hosts.guess(ahead.known?)?;
         let class = Class::of(key.proto())?;
         let spec = pools.with_id(guess.pool)?;
@@ -81,7 +83,9 @@ impl Nat {
             wish.shared_first(self.secret4(key.addresses(), key.ports(), (key.proto(), key.zone())))
         } else {
             let port = wish.keep.unwrap_or_else(|| wish.first_tried(0));
-            self.book.prefetch(external_hash_v4(&self.hasher, guess.address, class, port));
+            let external = external_hash_v4(&self.hasher, guess.address, class, port);
+            self.book.prefetch(external);
+            ahead.external = Some(external);
             port
         };
         let external = spec.spread(false)?.external(guess.place);
@@ -89,5 +93,14 @@ impl Nat {
             map.prefetch(port);
         }
         Some((guess.zone, guess.address, port))
+    }
+
+    /// Then asks for where the mapping will be entered if the lines that it belongs in are full.
+    #[inline]
+    pub fn prefetch_room(&self, ahead: &Ahead) {
+        if let Some(external) = ahead.external {
+            self.book.prefetch_room(ahead.inside);
+            self.book.prefetch_room(external);
+        }
     }
 }

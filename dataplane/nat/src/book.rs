@@ -79,6 +79,12 @@ impl Book {
         self.index.prefetch(hash);
     }
 
+    /// Asks for where an entry of that hash will lie, if that is not in the line in which it is looked up first.
+    #[inline]
+    pub fn prefetch_room(&self, hash: u64) {
+        self.index.prefetch_room(hash);
+    }
+
     /// Most likely the reference with this hash and kind, nothing compared: for prefetching.
     #[inline]
     pub fn candidate(&self, hash: u64, kind: As) -> Option<u32> {

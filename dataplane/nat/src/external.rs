@@ -1,11 +1,10 @@
 //! External addresses and what is in use at each.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard};
 
 use hashbrown::HashTable;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use crate::lock;
 use crate::ports::{Class, PortMap};
 use crate::random::Hasher;
 
@@ -35,37 +34,37 @@ pub struct Shard {
 /// All external addresses.
 #[derive(Debug)]
 pub struct External {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[SpinMutex<Shard>]>,
 }
 
 impl External {
     pub fn new() -> Self {
-        let shard = |number| Mutex::new(Shard { number, ..Shard::default() });
+        let shard = |number| SpinMutex::new(Shard { number, ..Shard::default() });
         Self { shards: (0..1 << SHARD_BITS).map(shard).collect() }
     }
 
     /// Locks what holds an address; also returns the address's hash.
-    pub fn of(&self, hasher: &Hasher, zone: u16, address: IpAddr) -> (MutexGuard<'_, Shard>, u64) {
+    pub fn of(&self, hasher: &Hasher, zone: u16, address: IpAddr) -> (SpinMutexGuard<'_, Shard>, u64) {
         let hash = hasher.address(address, u64::from(zone));
         // The index of a shard uses the lowest and the highest bits of a hash.
-        (lock(&self.shards[usize::try_from(hash >> 40).unwrap_or(0) % SHARDS]), hash)
+        (self.shards[usize::try_from(hash >> 40).unwrap_or(0) % SHARDS].lock(), hash)
     }
 
     /// Locks what holds the address with a reference.
-    pub fn at(&self, reference: u32) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[reference as usize % SHARDS])
+    pub fn at(&self, reference: u32) -> SpinMutexGuard<'_, Shard> {
+        self.shards[reference as usize % SHARDS].lock()
     }
 
     /// Drops what unused addresses still hold.
     pub fn tidy(&self, hasher: &Hasher, now_tick: u32) {
         for shard in &self.shards {
-            lock(shard).tidy(hasher, now_tick);
+            shard.lock().tidy(hasher, now_tick);
         }
     }
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|s| size_of::<Mutex<Shard>>() + lock(s).bytes()).sum()
+        self.shards.iter().map(|s| size_of::<SpinMutex<Shard>>() + s.lock().bytes()).sum()
     }
 }
 

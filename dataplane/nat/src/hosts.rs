@@ -5,13 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use erhu_table::Apart;
 use hashbrown::{HashMap, HashTable};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::book::{As, Book, REFERENCES, host_hash};
-use crate::lock;
 use crate::mappings::{FreeMappings, Mappings};
 use crate::ports::Class;
 use crate::random::Hasher;
@@ -187,7 +187,7 @@ type Blocks = [OnceLock<Box<[Record]>>; BLOCKS];
 /// All hosts.
 #[derive(Debug)]
 pub struct Hosts {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[SpinMutex<Shard>]>,
     blocks: Box<[Blocks]>,
     /// Times that a shard's counts became a pool's: with the last host of each that leaves.
     folds: Apart<AtomicU32>,
@@ -211,7 +211,7 @@ const fn records_of(block: usize) -> usize {
 impl Hosts {
     pub fn new() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| SpinMutex::default()).collect(),
             blocks: (0..SHARDS).map(|_| std::array::from_fn(|_| OnceLock::new())).collect(),
             folds: Apart::new(AtomicU32::new(0)),
         }
@@ -230,7 +230,7 @@ impl Hosts {
     }
 
     fn locked(&self, number: usize) -> Locked<'_> {
-        Locked { number, blocks: &self.blocks[number], folds: &self.folds, shard: lock(&self.shards[number]) }
+        Locked { number, blocks: &self.blocks[number], folds: &self.folds, shard: self.shards[number].lock() }
     }
 
     fn record(&self, reference: u32) -> Option<&Record> {
@@ -275,7 +275,7 @@ impl Hosts {
             let folds = self.folds.load(Relaxed);
             let mut counts: HashMap<u32, [[u64; 2]; Class::ALL.len()]> = HashMap::new();
             for shard in &self.shards {
-                for used in lock(shard).used.iter().flatten() {
+                for used in shard.lock().used.iter().flatten() {
                     let of_pool = counts.entry(used.spread.pool.number()).or_default();
                     for ([given, returned], at) in of_pool.iter_mut().zip(0..) {
                         *given += used.given[at];
@@ -293,9 +293,9 @@ impl Hosts {
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
         let blocks = self.blocks.iter().flatten().filter_map(OnceLock::get);
-        let shard = |shard: &Mutex<Shard>| {
-            let shard = lock(shard);
-            size_of::<Mutex<Shard>>()
+        let shard = |shard: &SpinMutex<Shard>| {
+            let shard = shard.lock();
+            size_of::<SpinMutex<Shard>>()
                 + size_of::<Blocks>()
                 + shard.others.allocation_size()
                 + shard.used.capacity() * size_of::<Option<Used>>()
@@ -311,7 +311,7 @@ pub struct Locked<'h> {
     blocks: &'h Blocks,
     folds: &'h AtomicU32,
     /// What is behind the lock.
-    pub shard: MutexGuard<'h, Shard>,
+    pub shard: SpinMutexGuard<'h, Shard>,
 }
 
 impl Locked<'_> {

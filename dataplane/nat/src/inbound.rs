@@ -5,16 +5,16 @@
 //! on the remote address, [`Remotes`] counts the connections that a mapping has towards each.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Mutex;
 
 use erhu_planes::program::{AddressRange, Behaviour};
 use erhu_planes::tuple::Tuple;
 use hashbrown::HashMap;
+use spin::mutex::SpinMutex;
 
 use crate::book::{As, external_hash};
 use crate::pools::PoolSpec;
 use crate::ports::Class;
-use crate::{Inside, Lease, Nat, Rng, kind, lock};
+use crate::{Inside, Lease, Nat, Rng, kind};
 
 /// Locks of [`Remotes`].
 const SHARDS: usize = 64;
@@ -34,28 +34,28 @@ type Counts = HashMap<(u32, IpAddr), u32>;
 /// Remote addresses that mappings have connections to, where somebody wants to know.
 #[derive(Debug)]
 pub struct Remotes {
-    shards: Box<[Mutex<Counts>]>,
+    shards: Box<[SpinMutex<Counts>]>,
 }
 
 impl Remotes {
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| SpinMutex::default()).collect() }
     }
 
-    fn shard(&self, mapping: u32) -> &Mutex<Counts> {
+    fn shard(&self, mapping: u32) -> &SpinMutex<Counts> {
         &self.shards[mapping as usize % SHARDS]
     }
 
     /// One more connection of a mapping to an address.
     pub fn add(&self, mapping: u32, remote: IpAddr) {
-        let mut shard = lock(self.shard(mapping));
+        let mut shard = self.shard(mapping).lock();
         let count = shard.entry((mapping, remote)).or_default();
         *count = count.saturating_add(1);
     }
 
     /// One less.
     pub fn remove(&self, mapping: u32, remote: IpAddr) {
-        let mut shard = lock(self.shard(mapping));
+        let mut shard = self.shard(mapping).lock();
         if let Some(count) = shard.get_mut(&(mapping, remote)) {
             *count -= 1;
             if *count == 0 {
@@ -65,12 +65,12 @@ impl Remotes {
     }
 
     fn contains(&self, mapping: u32, remote: IpAddr) -> bool {
-        lock(self.shard(mapping)).contains_key(&(mapping, remote))
+        self.shard(mapping).lock().contains_key(&(mapping, remote))
     }
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|s| size_of_val(s) + lock(s).allocation_size()).sum()
+        self.shards.iter().map(|s| size_of_val(s) + s.lock().allocation_size()).sum()
     }
 }
 

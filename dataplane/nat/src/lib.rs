@@ -52,6 +52,7 @@ use erhu_planes::program::{AddressRange, Behaviour, PortRange, Program};
 use erhu_planes::protocol::PoolStatus;
 use erhu_planes::tuple::Tuple;
 use erhu_table::Apart;
+use spin::mutex::SpinMutexGuard;
 
 pub use ahead::Ahead;
 pub use inbound::WayIn;
@@ -209,7 +210,8 @@ pub struct Nat {
     direct: Apart<PoolState>,
 }
 
-/// Locks. A holder that panicked leaves a state that is whole enough: counters and bits of its own lease.
+/// Locks what only the control side changes; what workers lock spins: it is held for some ten instructions, and the
+/// unlocking costs a worker nothing. A holder that panicked leaves a state that is whole enough.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -424,7 +426,7 @@ impl Nat {
         at: Option<(&Spread, u32)>,
         dependent: Option<IpAddr>,
         prefer: &impl Fn(IpAddr, u16) -> bool,
-    ) -> Result<(u16, (MutexGuard<'_, external::Shard>, u32)), Exhausted> {
+    ) -> Result<(u16, (SpinMutexGuard<'_, external::Shard>, u32)), Exhausted> {
         if choice.attempt >= ATTEMPTS {
             return Err(Exhausted::Ports);
         }
@@ -558,7 +560,12 @@ impl Nat {
     }
 
     /// Locks what holds an address of a spread, which is made known there if need be.
-    fn external_at(&self, zone: u16, spread: &Spread, place: u32) -> Option<(MutexGuard<'_, external::Shard>, u32)> {
+    fn external_at(
+        &self,
+        zone: u16,
+        spread: &Spread,
+        place: u32,
+    ) -> Option<(SpinMutexGuard<'_, external::Shard>, u32)> {
         let address = spread.addresses.get(place);
         let noted = spread.external(place);
         let shard = self.external.at(noted);
@@ -580,7 +587,7 @@ impl Nat {
         spread: &Spread,
         place: u32,
         address: u32,
-    ) -> Option<(MutexGuard<'_, external::Shard>, u32)> {
+    ) -> Option<(SpinMutexGuard<'_, external::Shard>, u32)> {
         let noted = spread.external(place);
         let shard = self.external.at(noted);
         if shard.is4(noted, zone, address) {

@@ -7,13 +7,13 @@
 //! two blocks of [`BLOCK`] at most and give others back by the block: hosts come and go, and records that one had by
 //! the ten thousand would else be of no use to those behind another lock.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
 
 use erhu_table::Apart;
+use spin::mutex::SpinMutex;
 
 use crate::book::REFERENCES;
-use crate::lock;
 use crate::ports::Class;
 
 /// Records of a chunk.
@@ -64,7 +64,7 @@ struct Supply {
     /// Records that were ever given to free lists.
     taken: AtomicU32,
     /// First record of the block that was given back last. The innermost of all locks.
-    returned: Mutex<u32>,
+    returned: SpinMutex<u32>,
 }
 
 /// Free records of one lock's holders.
@@ -90,7 +90,7 @@ impl Mappings {
         let chunks = (REFERENCES as usize).div_ceil(CHUNK);
         Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            supply: Apart::new(Supply { taken: AtomicU32::new(0), returned: Mutex::new(NONE) }),
+            supply: Apart::new(Supply { taken: AtomicU32::new(0), returned: SpinMutex::new(NONE) }),
         }
     }
 
@@ -109,6 +109,10 @@ impl Mappings {
             let reference = free.first;
             free.first = self.record(reference).uses.load(Relaxed);
             free.count -= 1;
+            // Only the record itself says which one follows it: by the next opening its line is here.
+            if free.count != 0 {
+                self.prefetch(free.first);
+            }
             reference
         } else {
             free.block.next()?
@@ -126,7 +130,7 @@ impl Mappings {
     fn refill(&self, free: &mut FreeMappings) -> Option<()> {
         let mut first = std::mem::replace(&mut free.spare, NONE);
         if first == NONE {
-            let mut returned = lock(&self.supply.returned);
+            let mut returned = self.supply.returned.lock();
             first = *returned;
             if first != NONE {
                 *returned = next_block(self.record(first).key.load(Relaxed));
@@ -149,7 +153,7 @@ impl Mappings {
             let full = std::mem::replace(&mut free.spare, free.first);
             (free.first, free.count) = (NONE, 0);
             if full != NONE {
-                let mut returned = lock(&self.supply.returned);
+                let mut returned = self.supply.returned.lock();
                 self.record(full).key.store(u64::from(NONE) | u64::from(*returned) << 32, Relaxed);
                 *returned = full;
             }

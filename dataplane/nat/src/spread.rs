@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
 use erhu_planes::program::{AddressRange, limits};
+use spin::mutex::SpinMutex;
 
-use crate::lock;
 use crate::pools::PoolState;
 
 /// Addresses of one family that a list takes: as many as a program may give to a pool. What is kept of each place is
@@ -200,7 +200,7 @@ pub struct Spread {
     pub pool: Arc<PoolState>,
     /// Its addresses.
     pub addresses: AddressList,
-    balance: Mutex<Balance>,
+    balance: SpinMutex<Balance>,
     /// By place: the reference that the address lately had among external ones, or one that leads nowhere.
     external: Box<[AtomicU32]>,
     /// Where a search for an address with a free port goes on.
@@ -210,24 +210,24 @@ pub struct Spread {
 impl Spread {
     /// No host has an address yet.
     pub fn new(pool: Arc<PoolState>, addresses: AddressList) -> Self {
-        let balance = Mutex::new(Balance::new(addresses.len() as usize));
+        let balance = SpinMutex::new(Balance::new(addresses.len() as usize));
         let external = (0..addresses.len()).map(|_| AtomicU32::new(u32::MAX)).collect();
         Self { pool, addresses, balance, external, hint: AtomicU32::new(0) }
     }
 
     /// Gives a new host the place with the fewest hosts; of equal ones the next in turn.
     pub fn pick(&self) -> u32 {
-        u32::try_from(lock(&self.balance).pick()).unwrap_or(0)
+        u32::try_from(self.balance.lock().pick()).unwrap_or(0)
     }
 
     /// Counts a host at a place.
     pub fn join(&self, place: u32) {
-        lock(&self.balance).set(place as usize, |n| n.saturating_add(1));
+        self.balance.lock().set(place as usize, |n| n.saturating_add(1));
     }
 
     /// Counts a host less.
     pub fn leave(&self, place: u32) {
-        lock(&self.balance).set(place as usize, |n| n.saturating_sub(1));
+        self.balance.lock().set(place as usize, |n| n.saturating_sub(1));
     }
 
     /// What [`Spread::note_external`] noted of a place.
@@ -256,7 +256,7 @@ impl Spread {
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        let words = lock(&self.balance).tree.capacity() + self.external.len();
+        let words = self.balance.lock().tree.capacity() + self.external.len();
         size_of::<Self>() + self.addresses.bytes() + words * size_of::<u32>()
     }
 }

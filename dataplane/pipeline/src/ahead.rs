@@ -17,16 +17,26 @@ impl<P: Buffers> Worker<P> {
         for meta in metas.iter().filter(|meta| meta.seems_new()) {
             let ahead = nat.ahead(meta.key);
             nat.prefetch_lookups(&ahead);
+            table.prefetch_room(meta.hash);
             self.openings.push((meta.key, ahead));
         }
         for (_, ahead) in &mut self.openings {
             nat.prefetch_records(ahead);
         }
-        for (key, ahead) in &self.openings {
+        self.replies.clear();
+        for (key, ahead) in &mut self.openings {
             let guess = nat.prefetch_external(ahead, *key, &self.policy.pools);
             if let Some(reply) = guess.and_then(|(zone, address, port)| key.reply(zone, (address, port))) {
-                table.prefetch_bucket(table.hash4(&reply));
+                let hash = table.hash4(&reply);
+                table.prefetch_bucket(hash);
+                self.replies.push(hash);
             }
+        }
+        for (_, ahead) in &self.openings {
+            nat.prefetch_room(ahead);
+        }
+        for hash in &self.replies {
+            table.prefetch_room(*hash);
         }
     }
 }

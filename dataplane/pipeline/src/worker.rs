@@ -147,6 +147,8 @@ pub struct Worker<P: Buffers> {
     outboxes: Box<[Apart<Vec<P::Buffer>>]>,
     pub(crate) metas: Vec<Meta>,
     pub(crate) openings: Vec<(Key4, Ahead)>,
+    /// Hashes of their likely reply tuples.
+    pub(crate) replies: Vec<u64>,
     /// Connections whose time has come.
     pub(crate) due: Vec<Ending>,
     pub(crate) scratch: Vec<P::Buffer>,
@@ -188,6 +190,7 @@ impl<P: Buffers> Worker<P> {
             outboxes: (0..ports).map(|_| Apart::new(Vec::with_capacity(2 * BURST))).collect(),
             metas: Vec::with_capacity(BURST),
             openings: Vec::with_capacity(BURST),
+            replies: Vec::with_capacity(BURST),
             due: Vec::with_capacity(4 * BURST),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Apart::new(Vec::with_capacity(BATCH))).collect(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{INSIDE, OUTSIDE, Router, SERVER, first, udp};
+use common::{INSIDE, OUTSIDE, Router, SERVER, first, program, udp};
 use erhu_pipeline::{BURST, Buffer, Heap, HeapBuffer};
 use erhu_planes::connections::{self, ConnectionsRegion};
 use erhu_planes::tuple::proto;
@@ -79,6 +79,33 @@ fn checksums_are_verified_unless_the_receiver_vouches_for_them() {
         assert_eq!((left, router.shared.table.live()), (1, u32::from(is_valid)), "case {number}");
         let invalid = router.block(0).counters[Counter::InvalidPackets.index()].load(Ordering::Relaxed);
         assert_eq!((invalid, router.drops()), (u64::from(!is_valid), vec![]), "case {number}");
+    }
+}
+
+/// A zone's limit is exact, although workers do not tell each other of every connection as long as it is far away.
+#[test]
+fn a_limit_is_exact_however_many_workers_count() {
+    const LIMIT: u32 = 700;
+    for workers in 1..=3 {
+        let mut router = Router::new(1 << 12, workers, None, None, || Heap);
+        let mut limited = program(None);
+        limited.zones[0].limit = Some(LIMIT);
+        router.control.adopt(limited.encode().unwrap(), 0).unwrap();
+        router.turn();
+        let mut made = 0;
+        // Each loop of a worker is several bursts long, and others look on only afterwards.
+        for (round, numbers) in (0..1200).collect::<Vec<u32>>().chunks(4 * BURST).enumerate() {
+            let now = router.now();
+            let worker = &mut router.workers[round % workers];
+            for some in numbers.chunks(BURST) {
+                worker.receive(INSIDE, &mut some.iter().map(|n| HeapBuffer::new(&first(*n))).collect(), now);
+            }
+            made += worker.outbox(usize::from(OUTSIDE)).unwrap().drain(..).len();
+            let live = router.shared.account(0).live.load(Ordering::Relaxed);
+            assert_eq!(live, u32::try_from(made).unwrap(), "{workers} workers, round {round}");
+        }
+        assert_eq!((made, router.shared.table.live()), (700, LIMIT), "{workers} workers");
+        assert_eq!(router.drops(), [(DropReason::ZoneLimit, 500)], "{workers} workers");
     }
 }
 

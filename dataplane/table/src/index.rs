@@ -151,6 +151,15 @@ impl Index {
         None
     }
 
+    /// Asks for where an entry of that hash will be displaced to, if its home bucket, whose line is here, is full.
+    #[inline]
+    pub fn prefetch_room(&self, hash: u64) {
+        let tags = self.home_bucket(hash).tags.each_ref().map(|word| word.load(Ordering::Relaxed));
+        if tags.into_iter().all(|word| first_free(word).is_none()) {
+            self.prefetch_displaced(hash);
+        }
+    }
+
     #[cold]
     fn prefetch_displaced(&self, hash: u64) {
         if let Some(bucket) = self.places(hash).nth(1) {

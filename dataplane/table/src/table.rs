@@ -256,6 +256,12 @@ impl Table {
         self.index.prefetch(hash);
     }
 
+    /// Asks for where an entry of that hash will lie, if the line that a look-up reads first, which is here, is full.
+    #[inline]
+    pub fn prefetch_room(&self, hash: u64) {
+        self.index.prefetch_room(hash);
+    }
+
     /// The first reference of the home bucket whose tag fits: most likely the connection, but its key was not compared,
     /// and `None` does not mean that there is none. For prefetching.
     #[inline(always)]

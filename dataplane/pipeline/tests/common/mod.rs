@@ -39,7 +39,8 @@ fn mac(port: u16) -> [u8; 6] {
     [2, 0, 0, 0, 0, u8::try_from(port).unwrap()]
 }
 
-fn program(pool: Option<Pool>) -> Program {
+/// Two interfaces in `main`, all forwarded; with a pool, what leaves by the second is translated.
+pub fn program(pool: Option<Pool>) -> Program {
     let mut program = Program::empty();
     for (net, port) in (1_u8..).zip(PORTS) {
         program.interfaces.push(Interface {
