@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use erhu_testbed::packet::{arp_request, tcp, udp};
 use erhu_testbed::scenario::{EventKind, Scenario, Side};
 
-use crate::{BLUE, GREEN, LAN, Talk, WAN, nat_script, plain, plain_script};
+use crate::{BLUE, GREEN, LAN, Talk, WAN, nat_script, plain, plain_script, tenants_script};
 
 /// KS1: 128 datagrams from one socket to a virtual address with three ports behind it, spread over workers at one
 /// instant: all are answered, all answers are the virtual address's; and likewise without translation.
@@ -162,6 +162,27 @@ fn a_mark_is_compared_under_a_mask() {
     let outcome = plain(rules).send(0.0, LAN, udp("10.1.1.1:9", "10.2.2.2:1")).run();
     outcome.count_left(WAN, 1);
     assert!(outcome.lines[0].contains(" mark=3 "), "{outcome}");
+}
+
+/// O27: the same tuple in two zones has a mark of its own in each, which one zone's packets do not change for the other.
+#[test]
+fn connections_of_two_zones_keep_their_marks_apart() {
+    let rules = r#"
+        forward(#{ zone: "blue", state: "new" }, [connmark(0x1f), accept]);
+        forward(#{ zone: "green", state: "new" }, [connmark(0x2e), accept]);
+        forward(#{ zone: "green", state: "established" }, [connmark(0x3d), accept]);
+    "#;
+    let query = || udp("10.0.0.5:5353", "192.0.2.1:53");
+    let opened = Scenario::of(&tenants_script("", "", rules)).send(0.0, BLUE, query()).send(0.0, GREEN, query());
+    let outcome = opened
+        .command(0.05, "conntrack:-L -m 0x2e")
+        .answered(WAN, 0.1, |left| (left.source().ip().octets()[3] == 20).then(|| left.answer()))
+        .send(1.0, GREEN, query())
+        .send(1.0, BLUE, query())
+        .command(2.0, "conntrack:-D -m 0x3d")
+        .run();
+    assert_eq!(outcome.listed(1).len(), 1, "{outcome}");
+    outcome.table(&["udp 10.0.0.5:5353>192.0.2.1:53@1 192.0.2.1:53>198.51.100.10:5353 [UNREPLIED] mark=31"]);
 }
 
 /// O91: a rule that the answer meets marks the connection, which is source-translated.
