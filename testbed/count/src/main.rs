@@ -60,6 +60,8 @@ enum Path {
     EstablishedUdp6,
     /// The same of TCP over IPv4, with data in the window.
     EstablishedTcp,
+    /// Whole lives of TCP connections: seven segments from the SYN to the last ACK, without data.
+    TcpLife,
     /// First packets of UDP connections: ten rules, a route, a port of a pool.
     NewConnection,
     /// Loops without packets while thousands of connections, whose time has come at once, end.
@@ -73,10 +75,11 @@ enum Path {
 }
 
 impl Path {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::EstablishedUdp,
         Self::EstablishedUdp6,
         Self::EstablishedTcp,
+        Self::TcpLife,
         Self::NewConnection,
         Self::LongestExpiry,
         Self::LongestFlush,
@@ -93,6 +96,7 @@ impl Path {
             Self::EstablishedUdp => "established-udp",
             Self::EstablishedUdp6 => "established-udp6",
             Self::EstablishedTcp => "established-tcp",
+            Self::TcpLife => "tcp-life",
             Self::NewConnection => "new-connection",
             Self::LongestExpiry => "longest-expiry",
             Self::LongestFlush => "longest-flush",
@@ -172,6 +176,11 @@ fn run(path: Path) -> Result<(), CountError> {
                 let side = if at % 2 == 0 { Side::Inside } else { Side::Outside };
                 traffic.data(&mut plane, side, true)?;
             }
+        }
+        Path::TcpLife => {
+            let mut traffic = Traffic::tcp(family);
+            traffic.live(&mut plane, 4, false)?;
+            traffic.live(&mut plane, BURSTS, true)?;
         }
         Path::LongestExpiry | Path::LongestFlush | Path::LongestOpening => {
             let mut traffic = Traffic::udp(family);

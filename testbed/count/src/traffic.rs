@@ -13,6 +13,7 @@ pub const BURST: usize = erhu_pipeline::BURST;
 /// Bytes of payload of a data packet.
 const PAYLOAD: usize = 6;
 /// TCP flags.
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
@@ -102,9 +103,6 @@ impl Traffic {
     /// If a packet gets lost.
     pub fn establish(&mut self, plane: &mut Plane) -> Result<(), CountError> {
         self.all(plane, Side::Outside, SYN | ACK, 0)?;
-        if self.is_tcp {
-            self.flows.iter_mut().for_each(|flow| flow.next[1] += 1);
-        }
         self.all(plane, Side::Inside, ACK, 0)?;
         // UDP is a stream two seconds after its first packet; timers of young connections come round once.
         for seconds in [3, 31] {
@@ -121,6 +119,31 @@ impl Traffic {
     /// If a packet gets lost.
     pub fn data(&mut self, plane: &mut Plane, side: Side, counted: bool) -> Result<(), CountError> {
         self.burst(plane, side, ACK | PSH, PAYLOAD, counted)
+    }
+
+    /// So many bursts of TCP connections from their SYN to their last ACK: the tenant's side begins and ends them.
+    ///
+    /// # Errors
+    /// If a packet gets lost.
+    pub fn live(&mut self, plane: &mut Plane, bursts: u32, counted: bool) -> Result<(), CountError> {
+        let rest = [
+            (Side::Outside, SYN | ACK),
+            (Side::Inside, ACK),
+            (Side::Inside, FIN | ACK),
+            (Side::Outside, ACK),
+            (Side::Outside, FIN | ACK),
+            (Side::Inside, ACK),
+        ];
+        for _ in 0..bursts {
+            self.at = self.flows.len();
+            let first = self.at;
+            self.open(plane, 1, counted)?;
+            for (side, flags) in rest {
+                self.at = first;
+                self.burst(plane, side, flags, 0, counted)?;
+            }
+        }
+        Ok(())
     }
 
     fn all(&mut self, plane: &mut Plane, side: Side, flags: u8, payload: usize) -> Result<(), CountError> {
@@ -142,7 +165,8 @@ impl Traffic {
         if self.is_tcp {
             let sender = usize::from(side == Side::Outside);
             self.flows[numbers].iter_mut().for_each(|flow| {
-                flow.next[sender] += u32::try_from(payload).unwrap_or(0);
+                let controls = u32::from(flags & (SYN | FIN) != 0);
+                flow.next[sender] += u32::try_from(payload).unwrap_or(0) + controls;
             });
         }
         let port = if side == Side::Inside { LAN } else { WAN };
