@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use erhu_conntrack::tcp::{self, Bound, Segment};
 use erhu_conntrack::{icmp, udp};
-use erhu_planes::connections::flags;
+use erhu_planes::connections::{TcpLine, flags};
 use erhu_planes::events::mask;
 use erhu_planes::tuple::{is_icmp, proto};
 use erhu_planes::{Counter, TICKS_PER_SECOND};
@@ -61,7 +61,6 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Tracks one packet of a known connection and, if it is accepted, counts it.
-    #[inline(always)]
     pub(crate) fn track(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
         if meta.parsed.proto == proto::TCP {
             return self.track_tcp(frame, meta, reference);
@@ -69,18 +68,51 @@ impl<P: Buffers> Worker<P> {
         self.track_simple(meta, reference)
     }
 
-    /// What nearly all segments of an established IPv4 connection are: accepted, and no state changes. `false`: it has to
-    /// be tracked in full, nothing was changed. Touches the TCP line and the direction's hot line.
+    /// What nearly all segments of an established connection are: accepted, and no state changes. `false`: it has to be
+    /// tracked in full, nothing was changed. Touches the TCP line and the direction's hot line.
     #[inline(always)]
-    pub(crate) fn track_plain4(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> bool {
+    pub(crate) fn track_plain<const V6: bool>(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> bool {
         let table = &self.shared.table;
-        let line = table.tcp4(reference);
+        let Some(line) = tcp_line::<V6>(table, reference) else { return false };
         let timeouts = self.policy.timeouts_numbered(line.policy.load(Ordering::Relaxed));
-        let l4 = frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end)).unwrap_or_default();
-        let Some(is_shorter) = tcp::step_plain(line, reference.direction(), l4, timeouts) else { return false };
-        count(&Side::of4(table.hot4(reference)), self.clock.tick, meta.parsed.length);
+        let Some(is_shorter) = tcp::step_plain(line, reference.direction(), l4(frame, meta), timeouts) else {
+            return false;
+        };
+        count(&side::<V6>(table, reference), self.clock.tick, meta.parsed.length);
         if is_shorter && line.timeout.load(Ordering::Relaxed) < TIMER_LEAD {
             arm(self.wheel.as_mut(), table, table.entry(reference), self.clock.tick);
+        }
+        true
+    }
+
+    /// What most other segments of a connection's life are: accepted, in order, the state may change. `false`: as
+    /// [`Self::track_plain`].
+    #[inline(never)]
+    pub(crate) fn track_in_order<const V6: bool>(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> bool {
+        let relaxed = Ordering::Relaxed;
+        let (table, tick) = (&self.shared.table, self.clock.tick);
+        let Some(line) = tcp_line::<V6>(table, reference) else { return false };
+        let timeouts = self.policy.timeouts_numbered(line.policy.load(relaxed));
+        let step = tcp::step_in_order(line, reference.direction(), l4(frame, meta), timeouts);
+        let Some(change) = step else { return false };
+        count(&side::<V6>(table, reference), tick, meta.parsed.length);
+        let (timeout, is_told) = (line.timeout.load(relaxed), change.state_changed || change.set_status != 0);
+        let moves_timer = change.shortened && timeout < TIMER_LEAD;
+        if !is_told && !moves_timer {
+            return true;
+        }
+        let entry = table.entry(reference);
+        if moves_timer && let Some(wheel) = self.wheel.as_mut() {
+            // It was seen just now, so the other direction's line need not be asked.
+            wheel.arm(table, entry, tick.saturating_add(timeout).saturating_add(1));
+        }
+        let cold = entry.cold();
+        cold.state.store(change.state as u8, relaxed);
+        if change.set_status != 0 {
+            cold.status.store(cold.status.load(relaxed) | change.set_status, relaxed);
+        }
+        if is_told && self.shared.events.wanted() & mask::UPDATE != 0 {
+            self.tell(entry, mask::UPDATE);
         }
         true
     }
@@ -118,23 +150,15 @@ impl<P: Buffers> Worker<P> {
         Outcome::Accept
     }
 
-    /// TCP. Of the connection's lines a packet that changes no state touches its TCP line and its own direction's.
-    #[inline(always)]
+    /// TCP, in full.
+    #[inline(never)]
     fn track_tcp(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
         let relaxed = Ordering::Relaxed;
         let entry = self.shared.table.entry(reference);
         let direction = reference.direction();
         let Some(line) = entry.tcp() else { return Outcome::Invalid };
         let timeouts = self.policy.timeouts_numbered(line.policy.load(relaxed));
-        let l4 = frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end)).unwrap_or_default();
-        if let Some(is_shorter) = tcp::step_plain(line, direction, l4, timeouts) {
-            count(&entry.side(direction), self.clock.tick, meta.parsed.length);
-            if is_shorter && line.timeout.load(relaxed) < TIMER_LEAD {
-                arm(self.wheel.as_mut(), &self.shared.table, entry, self.clock.tick);
-            }
-            return Outcome::Accept;
-        }
-        let Some(segment) = Segment::parse(l4) else { return Outcome::Invalid };
+        let Some(segment) = segment(frame, meta) else { return Outcome::Invalid };
         let step = tcp::step(line, direction, &segment, timeouts);
         if matches!(step.outcome, tcp::Outcome::Accept | tcp::Outcome::KillAccept) {
             let hot = entry.side(direction);
@@ -241,6 +265,24 @@ const fn counter(bound: Bound) -> Counter {
         Bound::AckBelow => Counter::TcpAckBelow,
         Bound::Reset => Counter::TcpResetBelow,
     }
+}
+
+/// The TCP line of a packet's connection.
+#[inline(always)]
+fn tcp_line<const V6: bool>(table: &Table, reference: Reference) -> Option<&TcpLine> {
+    if V6 { table.entry(reference).tcp() } else { Some(table.tcp4(reference)) }
+}
+
+/// The direction of a packet.
+#[inline(always)]
+fn side<const V6: bool>(table: &Table, reference: Reference) -> Side<'_> {
+    if V6 { Side::of6(table.hot6(reference)) } else { Side::of4(table.hot4(reference)) }
+}
+
+/// From a packet's transport header to its end.
+#[inline(always)]
+fn l4<'f>(frame: &'f [u8], meta: &Meta) -> &'f [u8] {
+    frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end)).unwrap_or_default()
 }
 
 fn segment<'f>(frame: &'f [u8], meta: &Meta) -> Option<Segment<'f>> {

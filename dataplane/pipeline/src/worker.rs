@@ -316,7 +316,7 @@ impl<P: Buffers> Worker<P> {
             return self.unusual(held, buffer, meta);
         };
         if !usual.counted(hot, meta.parsed.length) {
-            match self.track_established4(buffer.frame(), meta, reference) {
+            match self.track_established::<false>(buffer.frame(), meta, reference) {
                 Outcome::Accept | Outcome::Ignore => {}
                 outcome => return self.carry_out(buffer, meta, reference, outcome),
             }
@@ -386,7 +386,7 @@ impl<P: Buffers> Worker<P> {
             return self.slow_path(held, buffer, meta);
         };
         if !usual.counted6(lines, meta.parsed.length) {
-            match self.track_established(buffer.frame(), meta, reference) {
+            match self.track_established::<true>(buffer.frame(), meta, reference) {
                 Outcome::Accept | Outcome::Ignore => {}
                 outcome => return self.carry_out(buffer, meta, reference, outcome),
             }

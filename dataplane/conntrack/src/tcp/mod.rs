@@ -102,6 +102,19 @@ pub struct Step {
     pub lower_to: Option<u32>,
 }
 
+/// What an accepted packet did to its connection: the part of [`Step`] that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// As in [`Step`].
+    pub state: TcpState,
+    /// As in [`Step`].
+    pub state_changed: bool,
+    /// As in [`Step`].
+    pub shortened: bool,
+    /// As in [`Step`].
+    pub set_status: u32,
+}
+
 /// A first packet that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -216,6 +229,52 @@ pub fn step_plain(line: &TcpLine, dir: usize, l4: &[u8], timeouts: &Timeouts) ->
     Some(timeout < before)
 }
 
+/// As [`step`], for what the packets of a life are that [`step_plain`] leaves, given as there: an answer, an end, an
+/// acknowledgement, in order, of a connection whose timeout is not fixed: it is accepted and refreshes, and the state may
+/// change. Everything is judged in registers, where [`step`] has it in memory.
+/// `None`: [`step`] has to judge, nothing was changed.
+#[inline(always)]
+pub fn step_in_order(line: &TcpLine, dir: usize, l4: &[u8], timeouts: &Timeouts) -> Option<Change> {
+    let dir = usize::from(dir != 0);
+    // The table's odd cells are odd in a line that has one of these marks, or of segments that are not read here.
+    let is_usual = line.mode.load(Relaxed) != Tracking::Asymmetric as u8
+        && line.status.load(Relaxed) & FIXED == 0
+        && line.last_flags.load(Relaxed) & (EXPECT_CHALLENGE | SIMULTANEOUS) == 0;
+    if !is_usual {
+        return None;
+    }
+    let old = TcpState::from_u8(line.state.load(Relaxed));
+    let (class, new) = match Segment::parse_plain_or_fin(l4) {
+        Some(segment) => {
+            let new = next(dir, segment.class, old)?;
+            if !window::judge_plain(line, dir, &segment) {
+                return None;
+            }
+            (segment.class, new)
+        }
+        None => (PacketClass::SynAck, answer(line, dir, old, l4)?),
+    };
+    Some(accept(line, dir, class, (old, new), timeouts))
+}
+
+/// The state after a SYN/ACK of a side that sends for the first time, if it is one in order, as [`step_in_order`]. Apart
+/// from there, because it comes once in a life and needs registers for options.
+#[inline(never)]
+fn answer(line: &TcpLine, dir: usize, old: TcpState, l4: &[u8]) -> Option<TcpState> {
+    let segment = Segment::parse(l4).filter(|segment| segment.class == PacketClass::SynAck)?;
+    let new = next(dir, segment.class, old)?;
+    window::judge_answer(line, dir, &segment).then_some(new)
+}
+
+/// The state that the table says, if it says one.
+#[inline(always)]
+fn next(dir: usize, class: PacketClass, old: TcpState) -> Option<TcpState> {
+    match STEPS[dir & 1][class as usize][old as usize] {
+        Cell::To(new) => Some(new),
+        Cell::Ignore | Cell::Invalid => None,
+    }
+}
+
 /// Takes a later packet of direction `dir` (0 original, 1 reply). `timeouts` are those of the policy that the line
 /// names.
 ///
@@ -319,16 +378,6 @@ impl Packet<'_> {
         }
     }
 
-    /// The status bit that a packet which passes sets, if it is an answer and the first one.
-    #[inline]
-    fn replied(&self) -> u32 {
-        if self.dir == 0 || self.is(REPLIED) {
-            return 0;
-        }
-        set(&self.line.status, REPLIED);
-        SEEN_REPLY
-    }
-
     /// Section 2.4: resets.
     #[cold]
     fn reset(&self, old: TcpState) -> Step {
@@ -387,7 +436,7 @@ impl Packet<'_> {
     /// Passes without touching state, timeout or counters. It is an answer nevertheless if it is one.
     #[cold]
     fn passed(&self, old: TcpState, beyond: Option<Bound>) -> Step {
-        Step { beyond, set_status: self.replied(), ..self.unchanged(Outcome::Ignore, old) }
+        Step { beyond, set_status: replied(self.line, self.dir), ..self.unchanged(Outcome::Ignore, old) }
     }
 
     #[cold]
@@ -406,7 +455,7 @@ impl Packet<'_> {
         line.last_end.store(segment.end, Relaxed);
         line.last_window.store(segment.window, Relaxed);
         if segment.class == PacketClass::Syn && self.dir == 0 {
-            let (offer, scale) = window::offered(segment);
+            let (offer, scale) = window::offered(segment.options);
             // In LAST_ACK the answer may be a challenge ACK, which acknowledges no FIN.
             let armed = if old == TcpState::LastAck { EXPECT_CHALLENGE } else { 0 };
             line.last_flags.store(offer | armed, Relaxed);
@@ -439,54 +488,92 @@ impl Packet<'_> {
     #[inline]
     fn accept(&self, old: TcpState, new: TcpState, beyond: Option<Bound>) -> Step {
         let (line, class) = (self.line, self.segment.class);
-        self.remember_class();
-        if new != old {
-            line.state.store(new as u8, Relaxed);
-            if new == TcpState::FinWait {
-                set(&line.flags[self.dir & 1], side::CLOSE_INIT);
+        if !self.is(REPLIED) && !self.mode_is(Tracking::Asymmetric) {
+            let outcome = match class {
+                PacketClass::Rst => Outcome::KillAccept,
+                // A repeated SYN must not keep alive what may have been decided wrongly, translation included.
+                PacketClass::Syn if old == TcpState::SynSent => Outcome::Ignore,
+                _ => Outcome::Accept,
+            };
+            if outcome != Outcome::Accept {
+                enter(line, self.dir, class, (old, new));
+                let set_status = replied(line, self.dir);
+                return Step { beyond, state_changed: new != old, set_status, ..self.unchanged(outcome, new) };
             }
         }
-        let status = line.status.load(Relaxed);
-        let mut step = Step { beyond, state_changed: new != old, ..self.unchanged(Outcome::Accept, new) };
-        let mut timeout = timeout::choose(line, class, new, self.timeouts);
-        if status & (REPLIED | SURE) != REPLIED | SURE {
-            if status & REPLIED == 0 && !self.mode_is(Tracking::Asymmetric) {
-                step.set_status = self.replied();
-                if class == PacketClass::Rst {
-                    return Step { outcome: Outcome::KillAccept, ..step };
-                }
-                if class == PacketClass::Syn && old == TcpState::SynSent {
-                    // A repeated SYN must not keep alive what may have been decided wrongly, translation included.
-                    return Step { outcome: Outcome::Ignore, ..step };
-                }
-                if new == TcpState::Established {
-                    timeout = timeout.min(self.timeouts.get(TimeoutKey::TcpUnacknowledged));
-                }
-            } else {
-                step.set_status = self.replied();
-                let stays = new == TcpState::Established && matches!(old, TcpState::SynRecv | TcpState::Established);
-                if stays && status & SURE == 0 {
-                    set(&line.status, SURE);
-                    step.set_status |= ASSURED;
-                }
-            }
-        }
-        if status & FIXED == 0 {
-            step.refresh = true;
-            let before = line.timeout.load(Relaxed);
-            if before != timeout {
-                line.timeout.store(timeout, Relaxed);
-                step.shortened = timeout < before;
-            }
-        }
-        step
+        let refresh = !self.is(FIXED);
+        let Change { state, state_changed, shortened, set_status } =
+            accept(line, self.dir, class, (old, new), self.timeouts);
+        Step { state_changed, refresh, shortened, beyond, set_status, ..self.unchanged(Outcome::Accept, state) }
     }
 
     #[inline]
     fn remember_class(&self) {
-        self.line.last_index.store(self.segment.class as u8, Relaxed);
-        self.line.last_dir.store(u8::from(self.dir != 0), Relaxed);
+        remember(self.line, self.dir, self.segment.class);
     }
+}
+
+/// The status bit that a packet which passes sets, if it is an answer and the first one.
+#[inline(always)]
+fn replied(line: &TcpLine, dir: usize) -> u32 {
+    if dir == 0 || line.status.load(Relaxed) & REPLIED != 0 {
+        return 0;
+    }
+    set(&line.status, REPLIED);
+    SEEN_REPLY
+}
+
+#[inline(always)]
+fn remember(line: &TcpLine, dir: usize, class: PacketClass) {
+    line.last_index.store(class as u8, Relaxed);
+    line.last_dir.store(u8::from(dir != 0), Relaxed);
+}
+
+/// Stores a packet's class and the state that it leads to.
+#[inline(always)]
+fn enter(line: &TcpLine, dir: usize, class: PacketClass, (old, new): (TcpState, TcpState)) {
+    remember(line, dir, class);
+    if new != old {
+        line.state.store(new as u8, Relaxed);
+        if new == TcpState::FinWait {
+            set(&line.flags[dir & 1], side::CLOSE_INIT);
+        }
+    }
+}
+
+/// What follows from a packet that is accepted and counts: state, status and timeout.
+#[inline(always)]
+fn accept(
+    line: &TcpLine,
+    dir: usize,
+    class: PacketClass,
+    (old, new): (TcpState, TcpState),
+    timeouts: &Timeouts,
+) -> Change {
+    enter(line, dir, class, (old, new));
+    let status = line.status.load(Relaxed);
+    let mut change = Change { state: new, state_changed: new != old, shortened: false, set_status: 0 };
+    let mut timeout = timeout::choose(line, class, new, timeouts);
+    if status & (REPLIED | SURE) != REPLIED | SURE {
+        change.set_status = replied(line, dir);
+        let is_established = new == TcpState::Established;
+        if status & REPLIED == 0 && line.mode.load(Relaxed) != Tracking::Asymmetric as u8 {
+            if is_established {
+                timeout = timeout.min(timeouts.get(TimeoutKey::TcpUnacknowledged));
+            }
+        } else if is_established && matches!(old, TcpState::SynRecv | TcpState::Established) && status & SURE == 0 {
+            set(&line.status, SURE);
+            change.set_status |= ASSURED;
+        }
+    }
+    if status & FIXED == 0 {
+        let before = line.timeout.load(Relaxed);
+        if before != timeout {
+            line.timeout.store(timeout, Relaxed);
+            change.shortened = timeout < before;
+        }
+    }
+    change
 }
 
 fn set(word: &AtomicU8, bits: u8) {

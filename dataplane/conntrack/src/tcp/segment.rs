@@ -14,6 +14,8 @@ pub mod flag {
 
 /// Bytes of a header without options.
 const FIXED: usize = 20;
+/// Flags that make a segment's class.
+const CONTROLS: u8 = flag::SYN | flag::FIN | flag::RST | flag::ACK;
 
 /// What a packet is to the state table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,50 +75,64 @@ impl<'p> Segment<'p> {
     #[inline]
     pub fn parse(l4: &'p [u8]) -> Option<Self> {
         let (fixed, rest) = l4.split_first_chunk::<FIXED>()?;
-        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let header = usize::from(fixed[12] >> 4) * 4;
         let (options, payload) = rest.split_at_checked(header.checked_sub(FIXED)?)?;
         let flags = fixed[13];
-        let controls = u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
-        let seq = word(4);
-        Some(Self {
-            class: classify(flags),
-            flags,
-            window: u16::from_be_bytes([fixed[14], fixed[15]]),
-            seq,
-            ack: word(8),
-            end: seq.wrapping_add(u32::try_from(payload.len()).ok()?).wrapping_add(controls),
-            options,
-        })
+        let counts = u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
+        Some(Self { options, ..Self::of(fixed, classify(flags), counts, payload.len())? })
     }
 
     /// Reads a segment that carries an acknowledgement, perhaps data, perhaps time stamps (RFC 7323 section 3.2, laid out
-    /// as appendix A there suggests), and nothing else: no SYN, FIN, RST, no other option. `None` of all others. Flags
-    /// and options are left out of it.
+    /// as appendix A there suggests), and nothing else: no SYN, FIN, RST, no other option. `None` of all others. Other
+    /// flags than ACK, and options, are left out of it.
     #[inline(always)]
     pub fn parse_plain(l4: &'p [u8]) -> Option<Self> {
-        const TIME_STAMPS: [u8; 4] = [1, 1, 8, 10];
         let (fixed, rest) = l4.split_first_chunk::<FIXED>()?;
-        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-        let controls = flag::SYN | flag::FIN | flag::RST | flag::ACK;
-        let options = match fixed[12] >> 4 {
-            5 => 0,
-            8 if rest.first_chunk() == Some(&TIME_STAMPS) => 12,
-            _ => return None,
-        };
-        if fixed[13] & controls != flag::ACK {
+        let stamps = time_stamps(fixed, rest)?;
+        if fixed[13] & CONTROLS != flag::ACK {
             return None;
         }
-        let bytes = u32::try_from(rest.len().checked_sub(options)?).ok()?;
-        let seq = word(4);
-        let (ack, end) = (word(8), seq.wrapping_add(bytes));
+        Some(Self { flags: flag::ACK, ..Self::of(fixed, PacketClass::Ack, 0, rest.len() - stamps)? })
+    }
+
+    /// The same, perhaps with FIN.
+    #[inline(always)]
+    pub(super) fn parse_plain_or_fin(l4: &'p [u8]) -> Option<Self> {
+        const FIN_ACK: u8 = flag::FIN | flag::ACK;
+        let (fixed, rest) = l4.split_first_chunk::<FIXED>()?;
+        let stamps = time_stamps(fixed, rest)?;
+        let (class, counts) = match fixed[13] & CONTROLS {
+            flag::ACK => (PacketClass::Ack, 0),
+            FIN_ACK => (PacketClass::Fin, 1),
+            _ => return None,
+        };
+        Some(Self { flags: flag::ACK, ..Self::of(fixed, class, counts, rest.len() - stamps)? })
+    }
+
+    /// What the fixed header says, without options; `counts` is what SYN and FIN do.
+    #[inline(always)]
+    fn of(fixed: &[u8; FIXED], class: PacketClass, counts: u32, payload: usize) -> Option<Self> {
+        let word = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+        let (seq, ack) = (word(4), word(8));
+        let end = seq.wrapping_add(u32::try_from(payload).ok()?).wrapping_add(counts);
         let window = u16::from_be_bytes([fixed[14], fixed[15]]);
-        Some(Self { class: PacketClass::Ack, flags: flag::ACK, window, seq, ack, end, options: &[] })
+        Some(Self { class, flags: fixed[13], window, seq, ack, end, options: &[] })
     }
 
     /// Whether all of these flags are set.
     #[inline]
     pub(super) const fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags
+    }
+}
+
+/// Bytes of options, of a header that has none or nothing but time stamps.
+#[inline(always)]
+fn time_stamps(fixed: &[u8; FIXED], rest: &[u8]) -> Option<usize> {
+    const TIME_STAMPS: [u8; 4] = [1, 1, 8, 10];
+    match fixed[12] >> 4 {
+        5 => Some(0),
+        8 if rest.len() >= 12 && rest.first_chunk() == Some(&TIME_STAMPS) => Some(12),
+        _ => None,
     }
 }

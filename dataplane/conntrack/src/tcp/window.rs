@@ -122,6 +122,27 @@ pub(super) fn judge_plain(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> 
     is_within
 }
 
+/// Judges a SYN/ACK whose sender is not known (rule 1), and takes note of it. `false`: it is beyond a bound, or its sender
+/// is known, and nothing was changed.
+#[inline(always)]
+pub(super) fn judge_answer(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> bool {
+    let me = dir & 1;
+    let mut numbers = Numbers { seq: segment.seq, end: segment.end, ack: segment.ack, sack: segment.ack };
+    if !segment.options.is_empty() && line.flags[me ^ 1].load(Relaxed) & side::SACK_PERMITTED != 0 {
+        numbers.sack = options::right_edge(segment.options, segment.ack);
+    }
+    let known = Known::of(line, me);
+    // What its sender is known by once it has begun.
+    let begun =
+        Known { my_end: segment.end, my_max_end: segment.end, my_window: u32::from(segment.window).max(1), ..known };
+    let is_within = known.my_window == 0 && begun.right(&numbers) == ALL_RIGHT;
+    if is_within {
+        begin(line, me, segment);
+        note(line, me, &begun, &numbers, segment);
+    }
+    is_within
+}
+
 /// What is known of the sender and of its peer.
 struct Known {
     my_end: u32,
@@ -258,13 +279,13 @@ fn prepare(line: &TcpLine, me: usize, segment: &Segment<'_>, numbers: &mut Numbe
 /// Rules 1 and 2: all that is known of a side is its SYN. Scaling holds only if both offered it (RFC 7323 section
 /// 1.3), which is settled by what comes from the reply side. As in the kernel a SYN without any option leaves an
 /// earlier offer standing.
-#[cold]
+#[inline(always)]
 fn begin(line: &TcpLine, me: usize, segment: &Segment<'_>) {
     line.end[me].store(segment.end, Relaxed);
     line.max_end[me].store(segment.end, Relaxed);
     line.max_window[me].store(u32::from(segment.window).max(1), Relaxed);
     if !segment.options.is_empty() {
-        store_offer(line, me, segment);
+        store_offer(line, me, segment.options);
     }
     let both = line.flags[0].load(Relaxed) & line.flags[1].load(Relaxed) & side::WINDOW_SCALE != 0;
     if me == 1 && !both {
@@ -274,15 +295,15 @@ fn begin(line: &TcpLine, me: usize, segment: &Segment<'_>) {
 }
 
 /// What a SYN's options make of a side's flags: liberality stays, the rest is new.
-fn store_offer(line: &TcpLine, me: usize, segment: &Segment<'_>) {
-    let (bits, scale) = offered(segment);
+fn store_offer(line: &TcpLine, me: usize, options: &[u8]) {
+    let (bits, scale) = offered(options);
     line.scale[me].store(scale, Relaxed);
     line.flags[me].store((line.flags[me].load(Relaxed) & side::BE_LIBERAL) | bits, Relaxed);
 }
 
 /// A SYN's offer as flags and scale.
-pub(super) fn offered(segment: &Segment<'_>) -> (u8, u8) {
-    let Offer { scale, sack } = options::offer(segment.options);
+pub(super) fn offered(options: &[u8]) -> (u8, u8) {
+    let Offer { scale, sack } = options::offer(options);
     let bits = if scale.is_some() { side::WINDOW_SCALE } else { 0 };
     (bits | if sack { side::SACK_PERMITTED } else { 0 }, scale.unwrap_or(0))
 }
@@ -310,7 +331,7 @@ fn beyond(line: &TcpLine, me: usize, known: &Known, numbers: &Numbers, right: u8
 }
 
 /// Rule 9: counts how often the same ACK came in a row from one side.
-#[inline]
+#[inline(always)]
 pub(super) fn count_repeats(line: &TcpLine, me: usize, segment: &Segment<'_>) {
     let same = usize::from(line.last_dir.load(Relaxed)) == me
         && line.last_seq.load(Relaxed) == segment.seq
@@ -337,7 +358,7 @@ pub(super) fn open(line: &TcpLine, segment: &Segment<'_>) {
     line.max_window[0].store(window, Relaxed);
     if segment.has(flag::SYN) {
         line.max_end[0].store(segment.end, Relaxed);
-        store_offer(line, 0, segment);
+        store_offer(line, 0, segment.options);
     } else {
         line.max_end[0].store(segment.end.wrapping_add(window), Relaxed);
         for flags in &line.flags {

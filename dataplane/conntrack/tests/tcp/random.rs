@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use erhu_conntrack::Timeouts;
-use erhu_conntrack::tcp::{Outcome, Segment, Step, TcpState, kept_status, open, step, step_plain};
+use erhu_conntrack::tcp::{
+    Change, Outcome, Segment, Step, TcpState, kept_status, open, step, step_in_order, step_plain,
+};
 use erhu_planes::connections::TcpLine;
 use erhu_planes::connections::status::{ASSURED, FIXED_TIMEOUT, SEEN_REPLY};
 use erhu_planes::program::{Program, TimeoutPolicy, Tracking};
@@ -322,7 +324,7 @@ fn sides_differ(line: &TcpLine, oracle: &Oracle<'_>) -> Option<String> {
     (retrans != oracle.retrans.min(255)).then(|| format!("{retrans} repetitions, not {}", oracle.retrans))
 }
 
-/// What a plain segment of an assured connection does.
+/// What an accepted segment does at least.
 const ACCEPTED: Step = Step {
     outcome: Outcome::Accept,
     state: TcpState::Established,
@@ -334,12 +336,33 @@ const ACCEPTED: Step = Step {
     lower_to: None,
 };
 
+/// The short ways, and how many packets went them.
+#[derive(Default)]
+struct Short {
+    plain: u32,
+    in_order: u32,
+}
+
+impl Short {
+    fn step(&mut self, line: &TcpLine, dir: usize, raw: &[u8], timeouts: &Timeouts) -> Option<Step> {
+        let before = words(line);
+        if let Some(shortened) = step_plain(line, dir, raw, timeouts) {
+            self.plain += 1;
+            return Some(Step { shortened, ..ACCEPTED });
+        }
+        assert_eq!(words(line), before, "changed before it was judged");
+        let Change { state, state_changed, shortened, set_status } = step_in_order(line, dir, raw, timeouts)?;
+        self.in_order += 1;
+        Some(Step { state, state_changed, shortened, set_status, ..ACCEPTED })
+    }
+}
+
 /// One flow; panics where the two differ. Counts the packets that went the short way.
 fn play(
     seed: u64,
     written: &'static BTreeMap<(&'static str, usize, &'static str), &'static str>,
     hits: &mut Hits,
-    plain: &mut u32,
+    short: &mut Short,
 ) {
     let mut random = Random(seed);
     let [usual, longer] = policies();
@@ -388,17 +411,11 @@ fn play(
         story.push(format!("{} in {}: {wire:?}", ["orig", "reply"][dir], oracle.state));
         // As the worker has it; every second flow goes the long way alone.
         let before = words(&line);
-        let short = if seed.is_multiple_of(2) { step_plain(&line, dir, &raw, &timeouts) } else { None };
-        let result = match short {
-            Some(shortened) => {
-                *plain += 1;
-                Step { shortened, ..ACCEPTED }
-            }
-            None => {
-                assert_eq!(words(&line), before, "changed before it was judged, seed {seed}: {story:#?}");
-                step(&line, dir, &segment, &timeouts)
-            }
-        };
+        let short_step = if seed.is_multiple_of(2) { short.step(&line, dir, &raw, &timeouts) } else { None };
+        let result = short_step.unwrap_or_else(|| {
+            assert_eq!(words(&line), before, "changed before it was judged, seed {seed}: {story:#?}");
+            step(&line, dir, &segment, &timeouts)
+        });
         let expected = oracle.packet(dir, &wire);
         let what = || format!("seed {seed}: {story:#?}\n{result:?}");
         assert_eq!((result.outcome, result.beyond), (expected.outcome, expected.beyond), "{}", what());
@@ -429,12 +446,13 @@ fn random_packets_do_what_the_rules_say_and_follow_each_a_hundred_times() {
     let seed = std::env::var("ERHU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(17_u64);
     println!("seed {seed} (ERHU_SEED), {FLOWS} flows");
     let written = Box::leak(Box::new(table()));
-    let (mut hits, mut plain) = (Hits::new(), 0);
+    let (mut hits, mut short) = (Hits::new(), Short::default());
     for flow in 0..FLOWS {
-        play(seed.wrapping_mul(0x1_0000_0000).wrapping_add(u64::from(flow)), written, &mut hits, &mut plain);
+        play(seed.wrapping_mul(0x1_0000_0000).wrapping_add(u64::from(flow)), written, &mut hits, &mut short);
     }
-    println!("{plain:>9}  judged the short way");
-    assert!(plain > FLOWS / 4, "{plain} packets of {FLOWS} flows went the short way");
+    let Short { plain, in_order } = short;
+    println!("{plain:>9}  judged as plain\n{in_order:>9}  judged in order");
+    assert!(plain > FLOWS / 4 && in_order > FLOWS / 4, "{plain} and {in_order} packets of {FLOWS} flows");
     let mut wanted: Vec<String> = RULES.iter().map(|rule| (*rule).to_owned()).collect();
     wanted.extend(written.keys().map(|(class, dir, state)| cell_name(class, *dir, state)));
     assert_eq!(wanted.len(), RULES.len() + 120);
