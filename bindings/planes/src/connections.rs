@@ -212,7 +212,7 @@ pub struct Cold {
     pub timeout_policy: AtomicU16,
     /// Interface that original packets leave by.
     pub egress: AtomicU16,
-    /// Tick from which a UDP connection that is answered counts as a stream.
+    /// Tick from which a UDP connection that is answered counts as a stream. Set for all: two seconds after the beginning.
     pub stream_from: AtomicU32,
     /// Of a connection whose destination is translated: number of what its owner remembers of that, or
     /// [`NO_REFERENCE`].

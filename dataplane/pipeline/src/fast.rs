@@ -102,9 +102,16 @@ pub(crate) fn forward<B: Buffer>(buffer: &mut B, parsed: &Parsed, hot: &Hot4, eg
 impl<P: Buffers> Worker<P> {
     /// Tracks an established packet that changes more than counters.
     #[inline(never)]
-    pub(crate) fn track_established<const V6: bool>(&mut self, frame: &[u8], meta: &Meta, reference: Reference) -> Outcome {
+    pub(crate) fn track_established<const V6: bool>(
+        &mut self,
+        frame: &[u8],
+        meta: &Meta,
+        reference: Reference,
+    ) -> Outcome {
         let is_tcp = meta.parsed.proto == proto::TCP;
-        if is_tcp && (self.track_plain::<V6>(frame, meta, reference) || self.track_in_order::<V6>(frame, meta, reference)) {
+        if is_tcp
+            && (self.track_plain::<V6>(frame, meta, reference) || self.track_in_order::<V6>(frame, meta, reference))
+        {
             return Outcome::Accept;
         }
         self.track(frame, meta, reference)

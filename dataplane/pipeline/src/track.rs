@@ -96,15 +96,19 @@ impl<P: Buffers> Worker<P> {
         let step = tcp::step_in_order(line, reference.direction(), l4(frame, meta), timeouts);
         let Some(change) = step else { return false };
         count(&side::<V6>(table, reference), tick, meta.parsed.length);
-        let (timeout, is_told) = (line.timeout.load(relaxed), change.state_changed || change.set_status != 0);
-        let moves_timer = change.shortened && timeout < TIMER_LEAD;
-        if !is_told && !moves_timer {
+        let is_told = change.state_changed || change.set_status != 0;
+        if !is_told && !change.shortened {
             return true;
         }
         let entry = table.entry(reference);
-        if moves_timer && let Some(wheel) = self.wheel.as_mut() {
+        if change.shortened {
             // It was seen just now, so the other direction's line need not be asked.
-            wheel.arm(table, entry, tick.saturating_add(timeout).saturating_add(1));
+            let deadline = tick.saturating_add(line.timeout.load(relaxed)).saturating_add(1);
+            if deadline < latest_timer(entry, tick)
+                && let Some(wheel) = self.wheel.as_mut()
+            {
+                wheel.arm(table, entry, deadline);
+            }
         }
         let cold = entry.cold();
         cold.state.store(change.state as u8, relaxed);
@@ -214,10 +218,22 @@ impl<P: Buffers> Worker<P> {
 /// timer that comes up early is armed again.
 const TIMER_LEAD: u32 = 300 * TICKS_PER_SECOND;
 
+/// How long a TCP connection is young, in ticks after [`erhu_planes::connections::Cold::stream_from`], which lies two
+/// seconds behind its beginning. Until then its timer comes up no later than then: most connections close before that,
+/// and of the four times that a life shortens the timeout, by default never to less than half a minute, none makes the
+/// timer too late. Afterwards [`TIMER_LEAD`] holds, or millions of idle connections would come up twice a minute.
+const YOUNG: u32 = 28 * TICKS_PER_SECOND;
+
+/// The latest tick for which the timer of a TCP connection is armed.
+fn latest_timer(entry: Entry<'_>, now_tick: u32) -> u32 {
+    let young_until = entry.cold().stream_from.load(Ordering::Relaxed).saturating_add(YOUNG);
+    if now_tick < young_until { young_until } else { now_tick.saturating_add(TIMER_LEAD) }
+}
+
 /// Tick at which a connection is to be looked at: when it is due, or before.
 pub(crate) fn timer(entry: Entry<'_>, now_tick: u32) -> u32 {
     match entry.tcp() {
-        Some(_) => deadline(entry).min(now_tick.saturating_add(TIMER_LEAD)),
+        Some(_) => deadline(entry).min(latest_timer(entry, now_tick)),
         None => deadline(entry),
     }
 }

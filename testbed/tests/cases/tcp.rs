@@ -383,6 +383,54 @@ fn data_under_way_limits_the_time() {
     }
 }
 
+/// Each step towards the end leaves its own time, to the tick: of a young connection, whose timer is not moved for it, as
+/// of an old one, and where the rules leave less time than the timer of a young one does.
+#[test]
+fn a_connection_ends_to_the_tick_whatever_its_age() {
+    let talk = Talk::PLAIN;
+    let short = format!(
+        r#"timeout("short", #{{ tcp_fin_wait: 12, tcp_close_wait: 9, tcp_last_ack: 5, tcp_time_wait: 20 }});
+        zone("main", #{{ timeout: "short" }});{FIREWALL}"#
+    );
+    for (rules, times) in [(FIREWALL, [120.0, 60.0, 30.0, 120.0]), (&short, [12.0, 9.0, 5.0, 20.0])] {
+        for at in [0.5, 15.0, 27.0, 29.0, 29.9, 31.0, 299.0, 1000.0] {
+            for (steps, time) in (1..).zip(times) {
+                let mut scenario = talk.open(plain(rules), 0.0);
+                for step in 0..steps {
+                    let at = at + f64::from(step) / 10.0;
+                    scenario = match step {
+                        0 => talk.forth(scenario, at, "FA", 101, 901),
+                        1 => talk.back(scenario, at, "A", 901, 102),
+                        2 => talk.back(scenario, at, "FA", 901, 102),
+                        _ => talk.forth(scenario, at, "A", 102, 902),
+                    };
+                }
+                let last = at + f64::from(steps - 1) / 10.0;
+                let ended = scenario.until(last + 2.0 * time).run().ended_at(ENTRY);
+                let is_due = ended.len() == 1 && (last + time..last + time + 0.2).contains(&ended[0]);
+                assert!(is_due, "{steps} steps from {at} on, {time} s left: ended at {ended:?}");
+            }
+        }
+    }
+}
+
+/// The same of one that lives for less than a young one's timer, again and again.
+#[test]
+fn a_short_timeout_holds_while_a_connection_is_young() {
+    let talk = Talk::PLAIN;
+    let rules =
+        format!(r#"timeout("short", #{{ tcp_established: 10 }});zone("main", #{{ timeout: "short" }});{FIREWALL}"#);
+    for packets in 0..6 {
+        let mut scenario = talk.open(plain(&rules), 0.0);
+        for k in 1..=packets {
+            scenario = talk.back(scenario, 8.0 * f64::from(k), "A", 901, 101);
+        }
+        let last = 8.0 * f64::from(packets);
+        let ended = scenario.until(last + 100.0).run().ended_at(ENTRY);
+        assert!(ended.len() == 1 && (last + 10.0..last + 10.5).contains(&ended[0]), "{packets}: {ended:?}");
+    }
+}
+
 /// A sender that sends again and again, and a receiver whose window is closed: five minutes as well.
 #[test]
 fn repetition_and_a_closed_window_limit_the_time() {
