@@ -201,6 +201,7 @@ impl EventsRegion {
     }
 
     /// The header.
+    #[inline]
     pub fn header(&self) -> &EventsHeader {
         self.region.get(HEADER_AT).expect("checked when the region was made")
     }

@@ -565,10 +565,15 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// Writes an event if anybody wants such.
+    #[inline]
     pub(crate) fn tell(&self, entry: Entry<'_>, kind: u32) {
-        if self.shared.events.wanted() & kind == 0 {
-            return;
+        if self.shared.events.wanted() & kind != 0 {
+            self.write_event(entry, kind);
         }
+    }
+
+    #[cold]
+    fn write_event(&self, entry: Entry<'_>, kind: u32) {
         let relaxed = Ordering::Relaxed;
         let (cold, sides) = (entry.cold(), [entry.side(0), entry.side(1)]);
         let counts = |d: usize| [sides[d].packets.load(relaxed), sides[d].bytes.load(relaxed)];

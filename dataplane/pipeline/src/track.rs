@@ -115,7 +115,7 @@ impl<P: Buffers> Worker<P> {
         if change.set_status != 0 {
             cold.status.store(cold.status.load(relaxed) | change.set_status, relaxed);
         }
-        if is_told && self.shared.events.wanted() & mask::UPDATE != 0 {
+        if is_told {
             self.tell(entry, mask::UPDATE);
         }
         true

@@ -19,17 +19,18 @@ impl Reservation {
         let Some(before) = read(RESERVED) else {
             return none("2 MiB pages: this system has none; figures will be worse".into());
         };
-        let free = free().unwrap_or(0);
+        let (all, free) = (count("Total").unwrap_or(before), count("Free").unwrap_or(0));
         if free >= wanted {
             return none(format!("2 MiB pages: {free} are free, {wanted} wanted"));
         }
-        if let Err(e) = fs::write(RESERVED, (before + wanted - free).to_string()) {
+        // All, with those that are in use beyond what was reserved: frames of an earlier benchmark.
+        if let Err(e) = fs::write(RESERVED, (all + wanted - free).to_string()) {
             return none(format!(
                 "2 MiB pages: {free} are free, {wanted} wanted, and {RESERVED}: {e}; transparent ones instead, \
                  figures will be worse"
             ));
         }
-        let now = self::free().unwrap_or(0);
+        let now = count("Free").unwrap_or(0);
         let worse = if now < wanted { "; transparent ones for the rest, figures will be worse" } else { "" };
         (
             Self { before: Some(before) },
@@ -53,7 +54,9 @@ fn read(path: &str) -> Option<usize> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn free() -> Option<usize> {
+/// A count of huge pages, by its name in the system's list.
+fn count(which: &str) -> Option<usize> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("HugePages_Free:")?.trim().parse().ok())
+    let line = text.lines().find_map(|line| line.strip_prefix("HugePages_")?.strip_prefix(which)?.strip_prefix(':'));
+    line?.trim().parse().ok()
 }
