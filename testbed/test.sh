@@ -53,12 +53,16 @@ step_test() {
     tests reckoning --doc || bad=1
     wait "$waits" || bad=1
     # DPDK writes around the test's own output: kept back, unless it may say what went wrong.
-    if ((bad)); then grep -hE '^(EAL|VHOST_CONFIG): ' "$folder"/{waiting,reckoning} | tail -n 200; fi
+    if ((bad)); then grep -hE "$of_dpdk" "$folder"/{waiting,reckoning} | tail -n 200; fi
     return $bad
 }
 
-# tests LOG ARGUMENT...: one run of `cargo test`; shows a line for each of its programs, and what is wrong. No program
-# of it may take longer than ten minutes, of which none needs two.
+# What DPDK and its drivers print, and what need not be said of tests that pass.
+of_dpdk='^(EAL|VHOST_CONFIG|(tap|qdisc|eth|vhost|virtio)_[a-z_]+\(\)): '
+as_expected='^$|^ +Finished |^running [0-9]+ tests?$|^test [^ ]+ (- [a-z ]+ )?\.\.\. ok$|^all doctests'
+
+# tests LOG ARGUMENT...: one run of `cargo test`; shows a line for each of its programs, and what is wrong. A test
+# program that takes longer than ten minutes, of which none needs two, is ended (what it had started may go on).
 tests() {
     local log=$folder/$1 machine limit=()
     shift
@@ -73,15 +77,15 @@ tests() {
 short() {
     local line name=''
     while IFS= read -r line; do
-        case $line in
-        ' '*' Running unittests '*) name=${line##*/} name=${name%-*} ;;
-        ' '*' Running '*) name=${line#*Running } name=${name%% (*} ;;
-        ' '*' Doc-tests '*) name=${line##* } ;;
-        'test result: ok. 0 passed; '*' 0 ignored; '*) ;;
-        'test result: '*) printf '%-40s %s\n' "$name" "${line#test result: }" ;;
-        ' '*' Finished '* | 'running '*' test'* | 'test '*' ... ok' | 'all doctests'* | 'EAL: '* | 'VHOST_CONFIG: '* | '') ;;
-        *) printf '%s\n' "$line" ;;
-        esac
+        if [[ $line =~ ^\ +(Running|Doc-tests)\ (unittests\ )?([^ ]+) ]]; then
+            name=${BASH_REMATCH[3]}
+            if [[ -n ${BASH_REMATCH[2]} ]]; then name=${line##*/} name=${name%-*}; fi
+        elif [[ $line == 'test result: '* ]]; then
+            [[ $line =~ ^test\ result:\ ok.\ 0\ passed\;.*\ 0\ ignored ]] ||
+                printf '%-40s %s\n' "$name" "${line#test result: }"
+        elif ! [[ $line =~ $of_dpdk|$as_expected ]]; then
+            printf '%s\n' "$line"
+        fi
     done
 }
 

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
-use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::mutex::SpinMutexGuard;
 
+use crate::Lock;
 use crate::ports::{Class, PortMap};
 use crate::random::Hasher;
 
@@ -34,12 +35,12 @@ pub struct Shard {
 /// All external addresses.
 #[derive(Debug)]
 pub struct External {
-    shards: Box<[SpinMutex<Shard>]>,
+    shards: Box<[Lock<Shard>]>,
 }
 
 impl External {
     pub fn new() -> Self {
-        let shard = |number| SpinMutex::new(Shard { number, ..Shard::default() });
+        let shard = |number| Lock::new(Shard { number, ..Shard::default() });
         Self { shards: (0..1 << SHARD_BITS).map(shard).collect() }
     }
 
@@ -64,7 +65,7 @@ impl External {
 
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|s| size_of::<SpinMutex<Shard>>() + s.lock().bytes()).sum()
+        self.shards.iter().map(|s| size_of::<Lock<Shard>>() + s.lock().bytes()).sum()
     }
 }
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock};
 
 use erhu_table::Apart;
 use hashbrown::{HashMap, HashTable};
-use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::mutex::SpinMutexGuard;
 
+use crate::Lock;
 use crate::book::{As, Book, REFERENCES, host_hash};
 use crate::mappings::{FreeMappings, Mappings};
 use crate::ports::Class;
@@ -187,7 +188,7 @@ type Blocks = [OnceLock<Box<[Record]>>; BLOCKS];
 /// All hosts.
 #[derive(Debug)]
 pub struct Hosts {
-    shards: Box<[SpinMutex<Shard>]>,
+    shards: Box<[Lock<Shard>]>,
     blocks: Box<[Blocks]>,
     /// Times that a shard's counts became a pool's: with the last host of each that leaves.
     folds: Apart<AtomicU32>,
@@ -211,7 +212,7 @@ const fn records_of(block: usize) -> usize {
 impl Hosts {
     pub fn new() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| SpinMutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Lock::default()).collect(),
             blocks: (0..SHARDS).map(|_| std::array::from_fn(|_| OnceLock::new())).collect(),
             folds: Apart::new(AtomicU32::new(0)),
         }
@@ -293,9 +294,9 @@ impl Hosts {
     /// Heap bytes.
     pub fn bytes(&self) -> usize {
         let blocks = self.blocks.iter().flatten().filter_map(OnceLock::get);
-        let shard = |shard: &SpinMutex<Shard>| {
+        let shard = |shard: &Lock<Shard>| {
             let shard = shard.lock();
-            size_of::<SpinMutex<Shard>>()
+            size_of::<Lock<Shard>>()
                 + size_of::<Blocks>()
                 + shard.others.allocation_size()
                 + shard.used.capacity() * size_of::<Option<Used>>()

@@ -9,12 +9,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use erhu_planes::program::{AddressRange, Behaviour};
 use erhu_planes::tuple::Tuple;
 use hashbrown::HashMap;
-use spin::mutex::SpinMutex;
 
 use crate::book::{As, external_hash};
 use crate::pools::PoolSpec;
 use crate::ports::Class;
-use crate::{Inside, Lease, Nat, Rng, kind};
+use crate::{Inside, Lease, Lock, Nat, Rng, kind};
 
 /// Locks of [`Remotes`].
 const SHARDS: usize = 64;
@@ -34,15 +33,15 @@ type Counts = HashMap<(u32, IpAddr), u32>;
 /// Remote addresses that mappings have connections to, where somebody wants to know.
 #[derive(Debug)]
 pub struct Remotes {
-    shards: Box<[SpinMutex<Counts>]>,
+    shards: Box<[Lock<Counts>]>,
 }
 
 impl Remotes {
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| SpinMutex::default()).collect() }
+        Self { shards: (0..SHARDS).map(|_| Lock::default()).collect() }
     }
 
-    fn shard(&self, mapping: u32) -> &SpinMutex<Counts> {
+    fn shard(&self, mapping: u32) -> &Lock<Counts> {
         &self.shards[mapping as usize % SHARDS]
     }
 

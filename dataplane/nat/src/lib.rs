@@ -52,7 +52,8 @@ use erhu_planes::program::{AddressRange, Behaviour, PortRange, Program};
 use erhu_planes::protocol::PoolStatus;
 use erhu_planes::tuple::Tuple;
 use erhu_table::Apart;
-use spin::mutex::SpinMutexGuard;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::relax::RelaxStrategy;
 
 pub use ahead::Ahead;
 pub use inbound::WayIn;
@@ -210,8 +211,24 @@ pub struct Nat {
     direct: Apart<PoolState>,
 }
 
-/// Locks what only the control side changes; what workers lock spins: it is held for some ten instructions, and the
-/// unlocking costs a worker nothing. A holder that panicked leaves a state that is whole enough.
+/// A lock of what workers share. It is held for an opening's or an ending's translation, some hundred instructions, now
+/// and then for a look of the main thread; to unlock it is a plain store.
+type Lock<T> = SpinMutex<T, Brief>;
+
+/// Spins for about as long as a lock is held, then gives way: its holder may be without a CPU, and this one be the one
+/// that it waits for.
+struct Brief;
+
+impl RelaxStrategy for Brief {
+    fn relax() {
+        for _ in 0..4 {
+            std::hint::spin_loop();
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Locks what only the control side changes. A holder that panicked leaves a state that is whole enough.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use erhu_table::Apart;
-use spin::mutex::SpinMutex;
 
+use crate::Lock;
 use crate::book::REFERENCES;
 use crate::ports::Class;
 
@@ -64,7 +64,7 @@ struct Supply {
     /// Records that were ever given to free lists.
     taken: AtomicU32,
     /// First record of the block that was given back last. The innermost of all locks.
-    returned: SpinMutex<u32>,
+    returned: Lock<u32>,
 }
 
 /// Free records of one lock's holders.
@@ -90,7 +90,7 @@ impl Mappings {
         let chunks = (REFERENCES as usize).div_ceil(CHUNK);
         Self {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            supply: Apart::new(Supply { taken: AtomicU32::new(0), returned: SpinMutex::new(NONE) }),
+            supply: Apart::new(Supply { taken: AtomicU32::new(0), returned: Lock::new(NONE) }),
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use erhu_planes::program::{AddressRange, limits};
-use spin::mutex::SpinMutex;
 
+use crate::Lock;
 use crate::pools::PoolState;
 
 /// Addresses of one family that a list takes: as many as a program may give to a pool. What is kept of each place is
@@ -200,7 +200,7 @@ pub struct Spread {
     pub pool: Arc<PoolState>,
     /// Its addresses.
     pub addresses: AddressList,
-    balance: SpinMutex<Balance>,
+    balance: Lock<Balance>,
     /// By place: the reference that the address lately had among external ones, or one that leads nowhere.
     external: Box<[AtomicU32]>,
     /// Where a search for an address with a free port goes on.
@@ -210,7 +210,7 @@ pub struct Spread {
 impl Spread {
     /// No host has an address yet.
     pub fn new(pool: Arc<PoolState>, addresses: AddressList) -> Self {
-        let balance = SpinMutex::new(Balance::new(addresses.len() as usize));
+        let balance = Lock::new(Balance::new(addresses.len() as usize));
         let external = (0..addresses.len()).map(|_| AtomicU32::new(u32::MAX)).collect();
         Self { pool, addresses, balance, external, hint: AtomicU32::new(0) }
     }

@@ -14,7 +14,7 @@ use crate::worker::Worker;
 
 /// Connections that are looked at for one to end early.
 const SAMPLE: u32 = 64;
-/// Connections, in the table and in each zone, that one worker may have counted and not told others of.
+/// Connections that one worker may have counted and not told others of.
 const UNTOLD: i32 = 64;
 
 /// What a worker has counted since it last told others: where nobody has to know at once, because no limit is near, a
@@ -52,10 +52,6 @@ impl Pending {
     fn original(&self, zone: u16) -> i32 {
         self.zones[usize::from(zone)][0]
     }
-
-    fn either(&self, zone: u16) -> i32 {
-        self.zones[usize::from(zone)][1]
-    }
 }
 
 impl<P: Buffers> Worker<P> {
@@ -82,7 +78,8 @@ impl<P: Buffers> Worker<P> {
     #[inline]
     pub(crate) fn take_distant_place(&mut self) -> bool {
         let table = &self.shared.table;
-        let is_far_from_full = self.is_far_below(table.live(), table.capacity());
+        let untold = u64::from(UNTOLD.unsigned_abs()) * self.shared.workers() as u64;
+        let is_far_from_full = u64::from(table.live()) + 2 * untold < u64::from(table.capacity());
         if is_far_from_full && !self.policy.has_reserves {
             self.pending.admitted += 1;
             if self.pending.admitted >= UNTOLD {
@@ -91,13 +88,6 @@ impl<P: Buffers> Worker<P> {
             return true;
         }
         false
-    }
-
-    /// Whether a count is so far below a limit that it stays below with all that workers may not have told.
-    #[inline]
-    fn is_far_below(&self, live: u32, limit: u32) -> bool {
-        let untold = u64::from(UNTOLD.unsigned_abs()) * self.shared.workers() as u64;
-        u64::from(live) + 2 * untold < u64::from(limit)
     }
 
     /// Takes a place in the table for a connection that begins in a zone, ending an unassured one of the greediest zone
@@ -136,19 +126,15 @@ impl<P: Buffers> Worker<P> {
             self.tell_admitted();
         }
         while let Some(zone) = self.pending.touched.pop() {
-            self.settle_account(zone);
-        }
-    }
-
-    fn settle_account(&mut self, zone: u16) {
-        let [original, either] = std::mem::take(&mut self.pending.zones[usize::from(zone)]);
-        let account = self.shared.account(zone);
-        // Wrapping: a negative number is taken off.
-        if original != 0 {
-            account.live_original.fetch_add(original.cast_unsigned(), Ordering::Relaxed);
-        }
-        if either != 0 {
-            account.live.fetch_add(either.cast_unsigned(), Ordering::Relaxed);
+            let [original, either] = std::mem::take(&mut self.pending.zones[usize::from(zone)]);
+            let account = self.shared.account(zone);
+            // Wrapping: a negative number is taken off.
+            if original != 0 {
+                account.live_original.fetch_add(original.cast_unsigned(), Ordering::Relaxed);
+            }
+            if either != 0 {
+                account.live.fetch_add(either.cast_unsigned(), Ordering::Relaxed);
+            }
         }
     }
 
@@ -219,17 +205,10 @@ impl<P: Buffers> Worker<P> {
     }
 
     fn book_zone(&mut self, zone: u16) -> Result<(), DropReason> {
-        let limit = self.policy.zone(zone).limit;
-        if limit.is_none_or(|limit| self.is_far_below(self.shared.account(zone).live.load(Ordering::Relaxed), limit))
-        {
-            if self.pending.either(zone) >= UNTOLD {
-                self.settle_account(zone);
-            }
+        let Some(limit) = self.policy.zone(zone).limit else {
             self.pending.add(zone, 0, 1);
             return Ok(());
-        }
-        let limit = limit.unwrap_or(u32::MAX);
-        self.settle_account(zone);
+        };
         let live = &self.shared.account(zone).live;
         let booked = live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1));
         booked.map(drop).map_err(|_| DropReason::ZoneLimit)
@@ -246,13 +225,10 @@ impl<P: Buffers> Worker<P> {
             self.pending.add(original, -1, 0);
         }
         for zone in [Some(original), (reply != original).then_some(reply)].into_iter().flatten() {
-            let live = &self.shared.account(zone).live;
-            match self.policy.zone(zone).limit {
-                // Whoever waits for room there gets it at once.
-                Some(limit) if !self.is_far_below(live.load(Ordering::Relaxed), limit) => {
-                    live.fetch_sub(1, Ordering::Relaxed);
-                }
-                _ => self.pending.add(zone, 0, -1),
+            if self.policy.zone(zone).limit.is_some() {
+                self.shared.account(zone).live.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                self.pending.add(zone, 0, -1);
             }
         }
     }

@@ -302,5 +302,5 @@ fn l4<'f>(frame: &'f [u8], meta: &Meta) -> &'f [u8] {
 }
 
 fn segment<'f>(frame: &'f [u8], meta: &Meta) -> Option<Segment<'f>> {
-    Segment::parse(frame.get(usize::from(meta.parsed.l4)..usize::from(meta.parsed.end))?)
+    Segment::parse(l4(frame, meta))
 }

@@ -14,7 +14,8 @@
 //! # Life-cycle
 //!
 //! [`open`] judges a first packet and fills the connection's [`TcpLine`]; [`step`] takes every later one, stores what
-//! it changes in the line, and says what is left to the caller. [`retrack`] puts a line under other rules. A line that
+//! it changes in the line, and says what is left to the caller. Most later ones are taken by [`step_plain`] or
+//! [`step_in_order`] before it comes to that, with the same outcome. [`retrack`] puts a line under other rules. A line that
 //! no packet opened, all zero but for its state, is followed from its first packet on.
 //!
 //! # Synchronisation

@@ -108,7 +108,7 @@ pub(super) fn judge(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> Judgem
     Judgement::Within
 }
 
-/// Judges a segment without SYN, FIN, RST and SACK, whose sender is known, and takes note of it. `false`: it is beyond a
+/// Judges a segment without SYN, RST and SACK, whose sender is known, and takes note of it. `false`: it is beyond a
 /// bound, or its sender is not known, and nothing was changed.
 #[inline(always)]
 pub(super) fn judge_plain(line: &TcpLine, dir: usize, segment: &Segment<'_>) -> bool {
