@@ -1,4 +1,5 @@
-//! `erhu-count`: instructions per packet of the router's main paths, and of the longest loop while much has to end.
+//! `erhu-count`: instructions per packet of the router's main paths, of a TCP connection from its first segment to its
+//! last, and of the longest loop while much has to end.
 //!
 //! # Overview
 //!
@@ -33,7 +34,8 @@ const COUNTED: &str = "*one_counted_loop*";
 /// The same, in full: a name that begins with a star ends no dump.
 const ENDED: &str = "erhu_count::plane::Plane::one_counted_loop";
 
-/// Counts instructions under valgrind, per packet or of the longest loop, and compares them with the committed numbers
+/// Counts instructions under valgrind, per packet, of a TCP life or of the longest loop, and compares them with the
+/// committed numbers
 #[derive(Parser)]
 #[command(
     version,
@@ -320,8 +322,8 @@ fn judge(before: u64, now: u64) -> (f64, Verdict) {
 }
 
 const HEAD: &str = "\
-# Instructions per packet of the router's main paths, and of the longest loop where much has to end or to be judged
-# again, release profile, under valgrind's callgrind.
+# Instructions per packet of the router's main paths, of a whole life of a TCP connection (seven segments), and of the
+# longest loop where much has to end or to be judged again; release profile, under valgrind's callgrind.
 # `testbed/test.sh instructions` counts again and fails where a number grew by more than 5 %.
 # To accept a change: write the new number here, or all of them: cargo run --release -p erhu-count -- --update
 
