@@ -93,6 +93,8 @@ pub struct Loops {
     pub cpu_ns: u64,
     /// The longest by the wall, nanoseconds.
     pub wall_ns: u64,
+    /// All of them together, in CPU time, nanoseconds.
+    pub all_ns: u64,
     /// Loops by CPU time: sixteen buckets for each power of two.
     buckets: Box<[u32; BUCKETS]>,
 }
@@ -115,7 +117,7 @@ const fn end_of(bucket: usize) -> u64 {
 
 impl Default for Loops {
     fn default() -> Self {
-        Self { cpu_ns: 0, wall_ns: 0, buckets: Box::new([0; BUCKETS]) }
+        Self { cpu_ns: 0, wall_ns: 0, all_ns: 0, buckets: Box::new([0; BUCKETS]) }
     }
 }
 
@@ -124,6 +126,7 @@ impl Loops {
     fn took(&mut self, cpu_ns: u64, wall_ns: u64) {
         self.cpu_ns = self.cpu_ns.max(cpu_ns);
         self.wall_ns = self.wall_ns.max(wall_ns);
+        self.all_ns += cpu_ns;
         self.buckets[bucket(cpu_ns)] += 1;
     }
 
@@ -132,6 +135,7 @@ impl Loops {
     pub fn and(mut self, other: &Self) -> Self {
         self.cpu_ns = self.cpu_ns.max(other.cpu_ns);
         self.wall_ns = self.wall_ns.max(other.wall_ns);
+        self.all_ns += other.all_ns;
         self.buckets.iter_mut().zip(other.buckets.iter()).for_each(|(to, from)| *to += from);
         self
     }
@@ -265,7 +269,7 @@ mod tests {
         assert!((70_000..=75_000).contains(&near), "{near}");
         assert_eq!((loops.cpu_ns, loops.wall_ns), (90_000, 1_000_000));
         let both = loops.clone().and(&loops);
-        assert_eq!(both.nearly_all_ns(), near);
+        assert_eq!((both.nearly_all_ns(), both.all_ns), (near, 2 * loops.all_ns));
         assert_eq!(Loops::default().nearly_all_ns(), 0);
     }
 
