@@ -192,7 +192,7 @@ pub struct Cold {
     pub status: AtomicU32,
     /// Connection mark.
     pub mark: AtomicU32,
-    /// Packet mark that the first packet had when it was judged.
+    /// Packet mark that the first packet came to forward or input with: what these rules see of the connection.
     pub first_mark: AtomicU32,
     /// The mapping that gave its external port, or [`NO_REFERENCE`].
     pub mapping: AtomicU32,
@@ -217,6 +217,8 @@ pub struct Cold {
     /// Of a connection whose destination is translated: number of what its owner remembers of that, or
     /// [`NO_REFERENCE`].
     pub detour: AtomicU32,
+    /// Packet mark that the first packet came to prerouting with: raw rules may have given it one.
+    pub came_mark: AtomicU32,
 }
 
 /// What TCP tracking needs: state and windows of both directions, and what decides about an idle connection, so that a

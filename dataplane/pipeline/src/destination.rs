@@ -248,7 +248,7 @@ impl<P: Buffers> Worker<P> {
     /// Whether postrouting would translate the source of a packet if it left by an interface.
     fn would_leave_translated(&mut self, policy: &Policy, facts: &Facts, by: &Interface) -> bool {
         let as_if = Facts { egress: Some(by.index), egress_zone: Some(by.zone), bytes: 0, ..*facts };
-        !matches!(self.translation(policy, &as_if, by), Ok((Translation::None, _)))
+        !matches!(self.translation(policy, &as_if, by), Ok(Translation::None))
     }
 
     /// Why a first packet to an address of a pool of its own zone ends, if it does. Asked before admission, so that
@@ -323,8 +323,8 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    /// What postrouting makes of the source, and the mark: for a hairpin as if the packet left by the interface that
-    /// its untranslated destination is routed to.
+    /// What postrouting makes of the source: for a hairpin as if the packet left by the interface that its untranslated
+    /// destination is routed to.
     pub(crate) fn source_translation<'p>(
         &mut self,
         policy: &'p Policy,
@@ -332,7 +332,7 @@ impl<P: Buffers> Worker<P> {
         egress: &Interface,
         outside: Option<u16>,
         original: &Tuple,
-    ) -> Result<(Translation<'p>, u32), DropReason> {
+    ) -> Result<Translation<'p>, DropReason> {
         let Some(outside) = outside.and_then(|slot| policy.interface(slot)) else {
             return self.translation(policy, facts, egress);
         };

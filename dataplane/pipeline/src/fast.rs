@@ -8,7 +8,7 @@
 //! hot line      1   key, rewrite, decision, last_seen, packets, bytes: read and written (prefetched)
 //! TCP line      1   TCP only: state (prefetched)
 //! adjacency     1   shared, hot: MAC, port, VLAN, MTU
-//! interfaces        this worker's counters of both, hot, once per run of packets of the same one
+//! interfaces        this worker's counters: of the ingress, hot; of the egress once per run of packets of the same one
 //! ```
 //!
 //! The `cold` line of the connection is touched only when its timeout or status changes.
@@ -19,7 +19,7 @@ use erhu_planes::Counter;
 use erhu_planes::connections::{Hot4, flags};
 use erhu_planes::stats::add;
 use erhu_planes::tuple::proto;
-use erhu_table::{Reference, Side, Table};
+use erhu_table::{Reference, Side};
 use erhu_wire::rewrite::{self, Rewrite4};
 use erhu_wire::{Addresses6, Parsed, ethernet, rewrite6};
 
@@ -80,14 +80,6 @@ impl Usual {
     }
 }
 
-/// The worker that a packet has to go to, if its candidate is its connection and belongs to another than `worker`.
-pub(crate) fn other_owner(table: &Table, worker: usize, meta: &Meta) -> Option<usize> {
-    let hot = table.hot4(meta.candidate?);
-    let owner = usize::from(hot.flags.load(Ordering::Relaxed) >> flags::OWNER_SHIFT);
-    let is_its = hot.key.iter().zip(meta.key.0).all(|(word, wanted)| word.load(Ordering::Relaxed) == wanted);
-    (is_its && owner != worker).then_some(owner)
-}
-
 /// Translates a [`erhu_wire::Kind::Fast`] packet and gives it the Ethernet header that it leaves with. Returns the
 /// frame's length; none where the buffer has no room.
 #[inline(always)]
@@ -117,12 +109,11 @@ impl<P: Buffers> Worker<P> {
         self.track(frame, meta, reference)
     }
 
-    /// Counts frames in a row that left by one interface, on the fast path but for those that were the first of a
-    /// connection.
+    /// Counts frames in a row that left by one interface, on the fast path but for those of which it is known otherwise.
     #[inline(never)]
     pub(crate) fn count_sent_run(&mut self) {
         let run = std::mem::replace(&mut self.sent, Run::NONE);
-        self.tally.count_many(Counter::FastPath, run.packets - run.first);
+        self.tally.count_many(Counter::FastPath, run.packets - run.slow);
         self.tally.sent_run(run);
         if let Some(block) = self.shared.stats.interface(self.index, usize::from(run.slot)) {
             add(&block.tx_packets, run.packets);

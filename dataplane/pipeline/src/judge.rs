@@ -200,6 +200,7 @@ impl<P: Buffers> Worker<P> {
         leg.facts.egress = Some(interface.index);
         leg.facts.egress_zone = Some(interface.zone);
         let (verdict, mut effects) = self.run_hook(Hook::Forward, &leg.facts);
+        leg.facts.mark = effects.mark;
         // A mark that the connection does not have yet is for a packet to set.
         effects.packet_kind |= effects.connmark.is_some_and(|mark| mark != leg.connmark);
         if let Some((reason, reject)) = refusal(&verdict) {

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod again;
 mod ahead;
 mod buffer;
 mod control;

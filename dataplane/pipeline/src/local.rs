@@ -107,7 +107,7 @@ impl<P: Buffers> Worker<P> {
         facts: &Facts,
         course: Option<&Course>,
     ) -> Option<Fate> {
-        let (verdict, effects) = self.run_hook(Hook::Input, facts);
+        let (verdict, _) = self.run_hook(Hook::Input, facts);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
             return Some(self.refuse_packet(buffer, meta, &judged));
@@ -122,7 +122,7 @@ impl<P: Buffers> Worker<P> {
             course,
             egress: None,
             target: Judged::Local,
-            mark: effects.mark,
+            mark: facts.mark,
             back: None,
         };
         match self.confirm(held, buffer, &opening) {

@@ -49,7 +49,7 @@ pub(crate) struct Opening<'p> {
     pub egress: Option<&'p Interface>,
     /// Decision for original packets.
     pub target: Judged,
-    /// Packet mark at the end of its way through the rules.
+    /// Packet mark that it came to forward or input with.
     pub mark: u32,
     /// The way to where it came from, if all flows take the same.
     pub back: Option<Found>,
@@ -140,7 +140,7 @@ impl<P: Buffers> Worker<P> {
         facts.egress_zone = Some(egress.zone);
         let (verdict, effects) = self.run_hook(Hook::Forward, &facts);
         let packet_kind = effects.packet_kind;
-        facts.mark = effects.mark;
+        let mark = std::mem::replace(&mut facts.mark, effects.mark);
         if let Some((reason, reject)) = refusal(&verdict) {
             let judged = Judged::Refuse { reason, reject, packet_kind: false };
             return Some(self.refuse_packet(buffer, meta, &judged));
@@ -149,8 +149,8 @@ impl<P: Buffers> Worker<P> {
             None => self.translation(policy, &facts, egress),
             outside => self.source_translation(policy, &facts, egress, outside, &meta.tuple()),
         };
-        let (translation, mark) = match wanted {
-            Ok(found) => found,
+        let translation = match wanted {
+            Ok(translation) => translation,
             Err(reason) => return Some(Fate::Drop(reason)),
         };
         let Some(adjacency) = self.adjacency(egress, hop) else {
@@ -192,15 +192,15 @@ impl<P: Buffers> Worker<P> {
         Fate::Drop(reason)
     }
 
-    /// What postrouting wants of a first packet, and the mark it leaves with.
+    /// What postrouting wants of a first packet.
     pub(crate) fn translation<'p>(
         &mut self,
         policy: &'p Policy,
         facts: &Facts,
         egress: &Interface,
-    ) -> Result<(Translation<'p>, u32), DropReason> {
-        let (verdict, effects) = self.run_hook(Hook::Postrouting, facts);
-        Ok((translation_of(policy, &verdict, facts.src, egress)?, effects.mark))
+    ) -> Result<Translation<'p>, DropReason> {
+        let (verdict, _) = self.run_hook(Hook::Postrouting, facts);
+        translation_of(policy, &verdict, facts.src, egress)
     }
 
     /// Whether postrouting would translate such a packet.
@@ -395,6 +395,7 @@ impl<P: Buffers> Worker<P> {
         cold.status.store(bits, relaxed);
         cold.mark.store(self.connmark.take().unwrap_or(0), relaxed);
         cold.first_mark.store(opening.mark, relaxed);
+        cold.came_mark.store(opening.meta.mark, relaxed);
         cold.owner.store(u8::try_from(self.index).unwrap_or(0), relaxed);
         cold.class.store(entry.class() as u8, relaxed);
         cold.egress.store(opening.egress.map_or(crate::policy::NO_SLOT, |i| i.slot), relaxed);
@@ -466,11 +467,13 @@ impl<P: Buffers> Worker<P> {
         first.facts.dst = original.dst;
         first.facts.dport = original.dport;
         first.facts.status = 0;
+        first.facts.mark = entry.cold().came_mark.load(relaxed);
         let (verdict, effects) = self.run_hook(Hook::Prerouting, &first.facts);
         if refusal(&verdict).is_some() {
             return false;
         }
         first.facts.mark = effects.mark;
+        entry.cold().first_mark.store(effects.mark, relaxed);
         let is_turned = entry.cold().status.load(relaxed) & status::DST_NAT != 0;
         let is_pools = policy.pools.owner(original.zone, original.dst).is_some();
         let mut turn = None;
@@ -504,8 +507,9 @@ impl<P: Buffers> Worker<P> {
         }
         let outside = Self::outside_of(turn.as_ref(), egress);
         let wanted = self.source_translation(&policy, &first.facts, egress, outside, &original);
-        let Ok((translation, _)) = wanted else { return false };
-        if !agrees(&translation, &policy, &original, &reply) {
+        let Ok(translation) = wanted else { return false };
+        let port = if original.is_icmp() { reply.sport } else { reply.dport };
+        if !agrees(&translation, &policy, original.src, (reply.dst, port), original.is_icmp()) {
             return false;
         }
         entry.side(1).interface.store(egress.slot, relaxed);
@@ -640,13 +644,17 @@ pub(crate) fn translation_of<'p>(
     }
 }
 
-/// Whether a connection's translation is one that the rules would give.
-fn agrees(wanted: &Translation<'_>, policy: &Policy, original: &Tuple, reply: &Tuple) -> bool {
-    let (address, port) = (reply.dst, if original.is_icmp() { reply.sport } else { reply.dport });
-    let in_range =
-        |ports: Option<PortRange>| original.is_icmp() || ports.is_none_or(|r| (r.first..=r.last).contains(&port));
+/// Whether a connection's translation, its source to an address and port or identifier, is one that the rules would give.
+pub(crate) fn agrees(
+    wanted: &Translation<'_>,
+    policy: &Policy,
+    source: IpAddr,
+    (address, port): (IpAddr, u16),
+    is_icmp: bool,
+) -> bool {
+    let in_range = |ports: Option<PortRange>| is_icmp || ports.is_none_or(|r| (r.first..=r.last).contains(&port));
     match wanted {
-        Translation::None => address == original.src,
+        Translation::None => address == source,
         Translation::Pool { index, ports, .. } => policy.program.pools.get(usize::from(*index)).is_some_and(|pool| {
             pool.addresses.iter().any(|r| r.contains(address)) && in_range(Some(ports.unwrap_or(pool.ports)))
         }),

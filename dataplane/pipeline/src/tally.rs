@@ -34,8 +34,8 @@ pub(crate) struct Run {
     pub packets: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// Those that were the first of a connection.
-    pub first: u64,
+    /// Those that were not on the fast path: the first of a connection, or judged again.
+    pub slow: u64,
 }
 
 impl Run {
@@ -45,7 +45,7 @@ impl Run {
     /// No frame yet.
     #[inline(always)]
     pub const fn of(port: u16, slot: u16) -> Self {
-        Self { port, slot, packets: 0, bytes: 0, first: 0 }
+        Self { port, slot, packets: 0, bytes: 0, slow: 0 }
     }
 }
 

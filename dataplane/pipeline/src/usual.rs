@@ -49,8 +49,6 @@ struct Accepted<'h> {
     back: u32,
     /// Its packets must be judged one by one.
     packet_kind: bool,
-    /// Packet mark at the end of its way through the rules.
-    mark: u32,
 }
 
 impl<P: Buffers> Worker<P> {
@@ -118,7 +116,7 @@ impl<P: Buffers> Worker<P> {
         if let Some((reason, reject)) = refusal(&verdict) {
             return Some(self.refuse_packet(buffer, meta, &Judged::Refuse { reason, reject, packet_kind: false }));
         }
-        let (verdict, effects) = self.run_keys(held, Hook::Postrouting, &mut keys, meta);
+        let (verdict, _) = self.run_keys(held, Hook::Postrouting, &mut keys, meta);
         let usual = match verdict {
             Verdict::Accept => Some(None),
             Verdict::Snat { action } => {
@@ -143,7 +141,7 @@ impl<P: Buffers> Worker<P> {
         };
         let answers = self.hops.find_or_add4(&shared.adjacencies, behind, back.next_hop);
         if let (Some(pool), Some(back)) = (usual, answers) {
-            let accepted = Accepted { meta, pool, egress, adjacency, back, packet_kind, mark: effects.mark };
+            let accepted = Accepted { meta, pool, egress, adjacency, back, packet_kind };
             if let Some(reference) = self.confirm_usual(held, buffer, &accepted, ahead) {
                 return Some(Fate::Forward { reference, adjacency });
             }
@@ -155,7 +153,7 @@ impl<P: Buffers> Worker<P> {
             course: None,
             egress: Some(egress),
             target: Judged::Forward { adjacency, egress: egress.slot, packet_kind },
-            mark: effects.mark,
+            mark: meta.mark,
             back: Some(Found::Via { interface: behind.index, next_hop: Ipv4Addr::from(back.next_hop).into() }),
         };
         self.confirm_and_send(held, buffer, &opening, adjacency)
@@ -306,7 +304,8 @@ impl<P: Buffers> Worker<P> {
         cold.created_ns.store(now.wall_ns, relaxed);
         cold.status.store(status::CONFIRMED | status::SRC_NAT_DONE | status::DST_NAT_DONE | translated, relaxed);
         cold.mark.store(self.connmark.take().unwrap_or(0), relaxed);
-        cold.first_mark.store(accepted.mark, relaxed);
+        cold.first_mark.store(meta.mark, relaxed);
+        cold.came_mark.store(meta.mark, relaxed);
         cold.mapping.store(given.map_or(NO_REFERENCE, |given| given.mapping), relaxed);
         cold.nat_kind.store(given.map_or(0, |given| given.kind), relaxed);
         cold.owner.store(u8::try_from(self.index).unwrap_or(0), relaxed);
@@ -351,7 +350,7 @@ impl<P: Buffers> Worker<P> {
             return match forward(&mut buffer, &meta.parsed, self.shared.table.hot4(reference), &egress) {
                 Some(bytes) => {
                     self.pass_on(buffer, &egress, bytes);
-                    self.sent.first += 1;
+                    self.sent.slow += 1;
                 }
                 None => self.count_drop(meta.slot, meta.zone, DropReason::NoBuffer),
             };

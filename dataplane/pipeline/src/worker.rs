@@ -19,7 +19,7 @@ use crate::admission::Pending;
 use crate::buffer::{Buffer, Buffers};
 use crate::destination::Detours;
 use crate::ending::Ending;
-use crate::fast::{Usual, forward, other_owner};
+use crate::fast::{Usual, forward};
 use crate::fast6::forward6;
 use crate::jobs::Progress;
 use crate::judge::Outcome;
@@ -60,20 +60,12 @@ impl Now {
     }
 }
 
-/// Counts frames that came in by an interface.
-#[inline]
-fn count_received(blocks: &[InterfaceBlock], slot: u16, packets: u64, bytes: u64) {
+/// Counts a frame that came in by an interface.
+#[inline(always)]
+fn count_received(blocks: &[InterfaceBlock], slot: u16, bytes: u64) {
     if let Some(block) = blocks.get(usize::from(slot)) {
-        erhu_planes::stats::add(&block.rx_packets, packets);
+        erhu_planes::stats::add(&block.rx_packets, 1);
         erhu_planes::stats::add(&block.rx_bytes, bytes);
-    }
-}
-
-/// Counts frames that came in by several interfaces.
-#[inline(never)]
-fn count_each_received<B: Buffer>(blocks: &[InterfaceBlock], burst: &[B], metas: &[Meta]) {
-    for (buffer, meta) in burst.iter().zip(metas) {
-        count_received(blocks, meta.slot, 1, buffer.frame().len() as u64);
     }
 }
 
@@ -149,6 +141,8 @@ pub struct Worker<P: Buffers> {
     pub(crate) openings: Vec<(Key4, Ahead)>,
     /// Hashes of their likely reply tuples.
     pub(crate) replies: Vec<u64>,
+    /// Connections of the last burst's packets that were judged again.
+    pub(crate) judged_again: u64,
     /// Connections whose time has come.
     pub(crate) due: Vec<Ending>,
     pub(crate) scratch: Vec<P::Buffer>,
@@ -191,6 +185,7 @@ impl<P: Buffers> Worker<P> {
             metas: Vec::with_capacity(BURST),
             openings: Vec::with_capacity(BURST),
             replies: Vec::with_capacity(BURST),
+            judged_again: 0,
             due: Vec::with_capacity(4 * BURST),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Apart::new(Vec::with_capacity(BATCH))).collect(),
@@ -257,18 +252,12 @@ impl<P: Buffers> Worker<P> {
         let (shared, policy) = (self.shared(), self.policy());
         let (table, arrivals) = (&shared.table, policy.arrivals(port));
         let blocks = shared.stats.interfaces(self.index);
-        let (mut slot, mut runs, mut bytes) = (u32::MAX, 0, 0);
+        let mut bytes = 0;
         for (buffer, meta) in burst.iter().zip(metas.iter_mut()) {
             let frame = buffer.frame();
             meta.read(frame, buffer.trust(), port, arrivals, table);
-            if slot != u32::from(meta.slot) {
-                (slot, runs) = (meta.slot.into(), runs + 1);
-            }
+            count_received(blocks, meta.slot, frame.len() as u64);
             bytes += frame.len() as u64;
-        }
-        match metas.first() {
-            Some(first) if runs == 1 => count_received(blocks, first.slot, burst.len() as u64, bytes),
-            _ => count_each_received(blocks, burst, metas),
         }
         self.tally.received(port, burst.len() as u64, bytes);
     }
@@ -283,6 +272,9 @@ impl<P: Buffers> Worker<P> {
         let left = find_candidates(&shared.table, metas);
         if left != 0 && find_others(&shared.table, metas, left) > 1 {
             self.look_ahead(metas);
+        }
+        if self.judged_again != 0 {
+            self.look_again(held, metas);
         }
         let mut openings = 0;
         for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
@@ -327,20 +319,6 @@ impl<P: Buffers> Worker<P> {
         self.pass_on(buffer, &egress, bytes);
     }
 
-    /// A packet that cannot stay on the fast path. Most of them, where RSS knows nothing of owners, are another worker's:
-    /// that is all there is to know of those.
-    #[cold]
-    #[inline(never)]
-    fn unusual(&mut self, held: Held<'_, P::Buffer>, buffer: P::Buffer, meta: &mut Meta) {
-        match other_owner(&held.shared.table, self.index, meta) {
-            Some(owner) => {
-                self.tally.count(Counter::SlowPath);
-                self.hand_over(buffer, meta, owner);
-            }
-            None => self.slow_path(held, buffer, meta),
-        }
-    }
-
     /// A frame that is ready goes to its port's outbox, counted with those before it that leave by the same interface.
     #[inline(always)]
     pub(crate) fn pass_on(&mut self, buffer: P::Buffer, egress: &Ready, bytes: u16) {
@@ -358,7 +336,13 @@ impl<P: Buffers> Worker<P> {
     /// Carries out what tracking found on the fast path.
     #[cold]
     #[inline(never)]
-    fn carry_out(&mut self, mut buffer: P::Buffer, meta: &mut Meta, reference: Reference, outcome: Outcome) {
+    pub(crate) fn carry_out(
+        &mut self,
+        mut buffer: P::Buffer,
+        meta: &mut Meta,
+        reference: Reference,
+        outcome: Outcome,
+    ) {
         self.tally.count(Counter::SlowPath);
         let fate = self.after_tracking(&mut buffer, meta, reference, outcome);
         self.finish(buffer, meta, fate);
@@ -399,7 +383,7 @@ impl<P: Buffers> Worker<P> {
 
     #[cold]
     #[inline(never)]
-    fn slow_path(&mut self, held: Held<'_, P::Buffer>, mut buffer: P::Buffer, meta: &mut Meta) {
+    pub(crate) fn slow_path(&mut self, held: Held<'_, P::Buffer>, mut buffer: P::Buffer, meta: &mut Meta) {
         self.tally.count(Counter::SlowPath);
         let fate = self.slow(held, &mut buffer, meta);
         self.finish(buffer, meta, fate);
@@ -494,7 +478,7 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    fn hand_over(&mut self, buffer: P::Buffer, meta: &Meta, to: usize) {
+    pub(crate) fn hand_over(&mut self, buffer: P::Buffer, meta: &Meta, to: usize) {
         let Some(batch) = self.handing.get_mut(to) else {
             self.tally.count(Counter::Bug);
             return self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);

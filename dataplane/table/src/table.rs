@@ -288,6 +288,14 @@ impl Table {
         self.prefetch_line(reference.line() + Class::Tcp4.tcp_at() - (reference.0 & 1));
     }
 
+    /// Asks for the other direction's hot line and the cold line of an IPv4 connection.
+    #[inline(always)]
+    pub fn prefetch_rest4(&self, reference: Reference) {
+        let first = reference.line() - (reference.0 & 1);
+        self.prefetch_line(first + 1 - (reference.0 & 1));
+        self.prefetch_line(first + Class::Udp4.cold_at());
+    }
+
     /// The TCP line of an IPv4 TCP connection, whose key a packet was found to have: what [`Entry::tcp`] of
     /// [`Self::entry`] gives, without a look at the segment.
     #[inline(always)]
@@ -806,7 +814,7 @@ impl<'t> Entry<'t> {
     /// Makes it as good as new, keys and rewrites aside. Nobody sees it: its id is 0 and no grace period runs.
     pub(crate) fn blank(self) {
         let cold = self.cold();
-        for word in [&cold.timeout, &cold.status, &cold.mark, &cold.first_mark, &cold.stream_from] {
+        for word in [&cold.timeout, &cold.status, &cold.mark, &cold.first_mark, &cold.came_mark, &cold.stream_from] {
             word.store(0, Ordering::Relaxed);
         }
         for word in [&cold.mapping, &cold.timer_next, &cold.timer_prev] {

@@ -58,6 +58,33 @@ fn translated_connections_outlive_a_reload_without_forward_rules() {
     outcome.drops(&[]);
 }
 
+/// A connection is judged again from the mark on that its first packet came with, through the marks that rules then give:
+/// not from the one that it ended with.
+#[test]
+fn marks_are_given_again_when_connections_are_judged_again() {
+    let script = |rule: &str| {
+        plain_script(&format!(
+            r#"
+            raw(#{{ ingress: "lan", proto: "udp" }}, [mark(1), continue_]);
+            {rule}
+            forward(#{{ mark: 1 }}, [mark(2), accept]);
+            forward(#{{ ingress: "lan" }}, drop);
+            postrouting(#{{ mark: 2 }}, [mark(3), snat(#{{ to: "10.2.2.200" }})]);
+            "#
+        ))
+    };
+    let packet = || udp("10.1.1.1:1", "10.2.2.2:2");
+    let idle = r#"forward(#{ dport: 99 }, drop);"#;
+    // Both ways that judging again can take: an idle rule of prerouting makes it the longer one.
+    for way in [idle, r#"prerouting(#{ src: "10.99.0.1" }, drop);"#] {
+        let scenario = Scenario::of(&script("")).send(0.0, LAN, packet()).apply(1.0, &script(way));
+        let outcome = scenario.send(2.0, LAN, packet()).run();
+        outcome.left(WAN, &["udp 10.2.2.200:1 > 10.2.2.2:2"; 2]);
+        assert_eq!(outcome.count_events(EventKind::Destroy), 0);
+        outcome.drops(&[]);
+    }
+}
+
 /// T101: a reload that keeps tenant and pool: connections go on, and the generation is one higher.
 #[test]
 fn a_reload_that_allows_it_disturbs_nothing() {

@@ -1,4 +1,5 @@
-//! Most first packets take a shorter way through the router than others. What they leave behind is the same.
+//! Most first packets take a shorter way through the router than others, and so does what most connections' packets make
+//! new rules judge again. What they leave behind is the same.
 
 use std::fmt::Write as _;
 
@@ -10,12 +11,17 @@ use crate::{FIREWALL, LAN, WAN};
 
 /// Rules that translate, mark, count, refuse; what the tenant's zone has for keys is left open.
 fn script(zone: &str) -> String {
+    script_with(zone, "", "198.51.100.10-198.51.100.12")
+}
+
+/// The same with further rules before all others, and other addresses of a pool.
+fn script_with(zone: &str, rules: &str, kept: &str) -> String {
     format!(
         r#"
         zone("inside", #{{ id: 1, limit: 150, {zone} }});
         interface("lan", #{{ port: "lan", zone: "inside", address: ["10.0.0.1/24"] }});
         interface("wan", #{{ port: "wan", address: ["198.51.100.2/24"], mtu: 1400 }});
-        pool("kept",   #{{ addresses: "198.51.100.10-198.51.100.12" }});
+        pool("kept",   #{{ addresses: "{kept}" }});
         pool("chosen", #{{ addresses: "198.51.100.20", preserve_port: false, ports: "2000-2200", reuse_delay: "2s" }});
         pool("shared", #{{ addresses: "198.51.100.30-198.51.100.31", mapping: "address_port_dependent",
                            ports: "3000-3010" }});
@@ -23,11 +29,12 @@ fn script(zone: &str) -> String {
         route("inside", "10.9.0.0/16", #{{ via: "10.0.0.200" }});
         route("main", "0.0.0.0/0", #{{ via: "198.51.100.1" }});
         route("main", "203.0.113.0/24", #{{ blackhole: true }});
+        {rules}
         forward(#{{ dport: 9, proto: "udp" }}, reject);
         forward(#{{ dport: 10, proto: "udp" }}, [count("tens"), drop]);
         forward(#{{ dst: "192.0.2.7" }}, [mark(7), count("sevens"), continue_]);
         {FIREWALL}
-        postrouting(#{{ mark: 7, egress: "wan" }}, snat(#{{ pool: "chosen" }}));
+        postrouting(#{{ mark: 7, egress: "wan" }}, [mark(9), snat(#{{ pool: "chosen" }})]);
         postrouting(#{{ proto: "tcp", dport: 80, egress: "wan" }}, snat(#{{ pool: "kept", ports: "5000-5003" }}));
         postrouting(#{{ dst: "192.0.2.3", egress: "wan" }}, masquerade);
         postrouting(#{{ src: "10.0.0.16/28", egress: "wan" }}, snat(#{{ pool: "shared" }}));
@@ -87,5 +94,65 @@ fn first_packets_leave_the_same_behind_whichever_way_they_take() {
             assert_eq!(short, long, "seed {seed}");
         }
         assert_eq!(short.lines().count(), long.lines().count(), "seed {seed}");
+    }
+}
+
+/// What an operator may change: rules that refuse, count, mark what runs, other addresses, other tracking.
+fn changed(chance: &mut Random, way: &str) -> String {
+    let rules = [
+        "",
+        "forward(#{ dport: 53 }, drop);",
+        r#"forward(#{ dport: 80, proto: "tcp" }, reject);"#,
+        r#"forward(#{ dst: "192.0.2.1" }, [mark(7), continue_]);"#,
+        r#"forward(#{ dst: "192.0.2.3" }, [connmark(4), continue_]);"#,
+        r#"forward(#{ src: "10.0.0.17", state: "established" }, drop);"#,
+        r#"forward(#{ status: "assured", dport: 10 }, accept);"#,
+        r#"forward(#{ src: "10.0.0.5" }, [count("fives"), continue_]);"#,
+        r#"raw(#{ ingress: "lan", dport: 80 }, [mark(9), continue_]);"#,
+        r#"postrouting(#{ src: "10.0.0.6" }, accept);"#,
+        r#"route("inside", "192.0.2.3/32", #{ via: "10.0.0.201" });"#,
+        r#"prerouting(#{ dst: "192.0.2.99" }, dnat(#{ to: "192.0.2.1" }));"#,
+    ];
+    let rules = format!("{} {}", chance.pick(&rules), chance.pick(&rules));
+    let kept = ["198.51.100.10-198.51.100.12", "198.51.100.10-198.51.100.11", "198.51.100.11-198.51.100.14"];
+    let zone = chance.pick(&["", "", r#"tracking: "liberal""#, r#"tracking: "strict""#]);
+    script_with(zone, &rules, chance.pick(&kept)) + way
+}
+
+/// An idle rule of prerouting makes every connection go the long way.
+#[test]
+fn new_rules_find_the_same_whichever_way_connections_are_judged_again() {
+    for seed in 1..=10 {
+        let of = |way: &str| {
+            let mut chance = Random::new(seed);
+            let mut packets = || (0..250).map(|_| packet(&mut chance)).collect::<Vec<_>>();
+            let [first, second, third] = [packets(), packets(), packets()];
+            let scenario = Scenario::of(&(script("") + way));
+            let scenario = scenario.seed(seed).burst(if seed % 2 == 0 { 64 } else { 1 });
+            let scenario = scenario.send_every(0.0, 0.004, LAN, first.iter().cloned());
+            let scenario = scenario.answered(WAN, 0.3, |left| {
+                let is_tcp = left.ip().protocol == 6;
+                let is_query = is_tcp || left.ip().protocol == 17;
+                is_query.then(|| if is_tcp { left.answer().flags("SA").seq(900).ack(6) } else { left.answer() })
+            });
+            let scenario = scenario.apply(2.0, &changed(&mut chance, way));
+            let scenario = scenario.send_every(2.5, 0.004, LAN, first.into_iter().chain(second));
+            let scenario = scenario.answered(WAN, 0.4, |left| (left.ip().protocol == 17).then(|| left.answer()));
+            let scenario = scenario.apply(6.0, &changed(&mut chance, way));
+            let scenario = scenario.send_every(6.5, 0.004, LAN, third);
+            let scenario = scenario.command(8.0, "conntrack:-L -o extended").command(90.0, "conntrack:-S");
+            let outcome = scenario.until(100.0).run();
+            (story(&outcome), outcome.counter("reevaluated"), outcome.counter("ended_by_rules"))
+        };
+        let (short, long) = (of(""), of(r#"prerouting(#{ src: "10.99.0.1" }, drop);"#));
+        assert!(short.1 > 20, "seed {seed}: {} judged again, {} ended", short.1, short.2);
+        for (short, long) in short.0.lines().zip(long.0.lines()) {
+            assert_eq!(short, long, "seed {seed}");
+        }
+        assert_eq!(
+            (short.0.lines().count(), short.1, short.2),
+            (long.0.lines().count(), long.1, long.2),
+            "seed {seed}"
+        );
     }
 }
