@@ -53,7 +53,7 @@ impl<P: Buffers> Worker<P> {
     #[inline(never)]
     pub(crate) fn unusual(&mut self, held: Held<'_, P::Buffer>, buffer: P::Buffer, meta: &mut Meta) {
         let table = &held.shared.table;
-        let Some(reference) = meta.candidate.filter(|reference| table.matches4(*reference, &meta.key)) else {
+        let Some(reference) = meta.candidate.filter(|reference| table.matches4(*reference, &meta.key())) else {
             return self.slow_path(held, buffer, meta);
         };
         let bits = table.hot4(reference).flags.load(Ordering::Relaxed);

@@ -15,10 +15,10 @@ impl<P: Buffers> Worker<P> {
     pub(crate) fn look_ahead(&mut self, metas: &[Meta]) {
         let (nat, table) = (&self.shared.nat, &self.shared.table);
         for meta in metas.iter().filter(|meta| meta.seems_new()) {
-            let ahead = nat.ahead(meta.key);
+            let ahead = nat.ahead(meta.key());
             nat.prefetch_lookups(&ahead);
             table.prefetch_room(meta.hash);
-            self.openings.push((meta.key, ahead));
+            self.openings.push((meta.key(), ahead));
         }
         for (_, ahead) in &mut self.openings {
             nat.prefetch_records(ahead);

@@ -56,7 +56,8 @@ impl Usual {
     pub fn egress(self, hot: &Hot4, meta: &Meta, adjacencies: &Adjacencies) -> Option<Ready> {
         let relaxed = Ordering::Relaxed;
         // Relaxed: the reference was loaded with Acquire, and keys are fixed before it is stored.
-        let key = (hot.key[0].load(relaxed) ^ meta.key.0[0]) | (hot.key[1].load(relaxed) ^ meta.key.0[1]);
+        let wanted = meta.key();
+        let key = (hot.key[0].load(relaxed) ^ wanted.0[0]) | (hot.key[1].load(relaxed) ^ wanted.0[1]);
         let decision = hot.decision.load(relaxed);
         let generation = decision as u32 ^ self.generation;
         let bits = (hot.flags.load(relaxed) ^ self.owner) & (OWNER | ODD);

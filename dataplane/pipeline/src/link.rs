@@ -125,8 +125,7 @@ impl<P: Buffers> Worker<P> {
                 burst.push(buffer);
             }
             let places = metas.get_mut(..burst.len()).unwrap_or_default();
-            places.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
-            self.decide(&mut burst, places);
+            self.decide_after_raw(&mut burst, places);
         }
         self.crossings.crossed = 0;
         (self.metas, self.scratch) = (metas, burst);

@@ -13,7 +13,6 @@ use erhu_rules::{Facts, Packet4};
 use erhu_table::{Reference, Table};
 use erhu_wire::{Addresses6, Kind, Odd, Parsed, Verify, ethernet};
 
-use crate::link::LINK_PORT;
 use crate::policy::{Arrival, Arrivals, Interface, NO_SLOT, Policy};
 
 /// What is to become of a packet after the first look. With a byte of its own for which it is: each packet is asked more
@@ -80,23 +79,24 @@ impl Way {
 pub(crate) struct Meta {
     pub parsed: Parsed,
     pub way: Way,
-    /// Port it came in by.
-    pub port: u16,
     /// Interface it came in by.
     pub slot: u16,
     /// Zone of that interface.
     pub zone: u16,
-    /// Packet mark.
+    /// Packet mark. Only raw rules give one, and [`Meta::forget_raw`] takes it back.
     pub mark: u32,
-    /// A raw rule excluded it from tracking.
+    /// A raw rule excluded it from tracking. As `mark`.
     pub notrack: bool,
-    /// For look-ups; meaningful where `way` is `LookUp` or the packet is trackable.
-    pub key: Key4,
-    /// In its stead, of IPv6 packets, all of which have one.
+    /// Second word of the key, whose first one are the addresses; meaningful where `way` is `LookUp` or the packet is
+    /// trackable.
+    low: u64,
+    /// The key of IPv6 packets, all of which have one.
     pub key6: Key6,
     /// As `candidate`, of packets whose way is `LookUp6`.
     pub candidate6: Option<Reference>,
     pub hash: u64,
+    /// What is most likely its connection. Whoever fills the place with another way than [`Way::LookUp`] sets none; for
+    /// that one [`find_candidates`] says.
     pub candidate: Option<Reference>,
 }
 
@@ -105,30 +105,30 @@ impl Meta {
     pub const NOTHING: Self = Self {
         parsed: Parsed::NOTHING,
         way: Way::Slow,
-        port: 0,
         slot: NO_SLOT,
         zone: 0,
         mark: 0,
         notrack: false,
-        key: Key4([0, 0]),
+        low: 0,
         key6: Key6 { src: [0; 2], dst: [0; 2], low: 0 },
         candidate6: None,
         hash: 0,
         candidate: None,
     };
 
-    /// Fills the place from a frame that came in by a port, and asks for the bucket that its connection is in.
+    /// Fills the place from a frame that came in by the port with these arrivals, and asks for the bucket that its connection is in.
     #[inline(always)]
-    pub fn read(&mut self, frame: &[u8], trust: Verify, port: u16, arrivals: &Arrivals, table: &Table) {
+    pub fn read(&mut self, frame: &[u8], trust: Verify, arrivals: &Arrivals, table: &Table) {
         if !erhu_wire::parse_common(frame, trust, &mut self.parsed) {
-            return self.read6(frame, trust, port, arrivals, table);
+            return self.read6(frame, trust, arrivals, table);
         }
         let arrival = arrivals.likely_at(self.parsed.vlan);
-        self.arrive(port, arrival);
+        self.arrive(arrival);
         self.way = Way::LookUp;
         if self.parsed.destination != arrival.mac || arrival.slot == NO_SLOT {
             self.way = Way::of(frame, &self.parsed, arrivals.at(self.parsed.vlan));
             if self.way != Way::LookUp {
+                self.candidate = None;
                 return;
             }
         }
@@ -139,13 +139,14 @@ impl Meta {
     /// otherwise the compiler saves registers for the call that IPv4 does not make.
     #[cold]
     #[inline(never)]
-    fn read6(&mut self, frame: &[u8], trust: Verify, port: u16, arrivals: &Arrivals, table: &Table) {
+    fn read6(&mut self, frame: &[u8], trust: Verify, arrivals: &Arrivals, table: &Table) {
+        self.candidate = None;
         let Some(addresses) = erhu_wire::parse_common6(frame, trust, &mut self.parsed) else {
-            return self.read_thoroughly(frame, trust, port, arrivals, table);
+            return self.read_thoroughly(frame, trust, arrivals, table);
         };
         let arrival = arrivals.likely_at(self.parsed.vlan);
         let key = addresses.key(pack_low(self.parsed.ports, self.parsed.proto, FAMILY_V6, arrival.zone));
-        self.enter(port, arrival);
+        self.enter(arrival);
         self.key6 = key;
         self.way = Way::LookUp6;
         if self.parsed.destination != arrival.mac || arrival.slot == NO_SLOT {
@@ -161,10 +162,10 @@ impl Meta {
     /// [`Self::read`] of any frame.
     #[cold]
     #[inline(never)]
-    fn read_thoroughly(&mut self, frame: &[u8], trust: Verify, port: u16, arrivals: &Arrivals, table: &Table) {
+    fn read_thoroughly(&mut self, frame: &[u8], trust: Verify, arrivals: &Arrivals, table: &Table) {
         erhu_wire::parse_into(frame, trust, &mut self.parsed);
         let arrival = arrivals.at(self.parsed.vlan);
-        self.arrive(port, arrival);
+        self.arrive(arrival);
         self.way = Way::of(frame, &self.parsed, arrival);
         if self.way == Way::LookUp {
             self.seek(table);
@@ -175,9 +176,10 @@ impl Meta {
 
     /// Fills the place from a packet that arrives by an end of a link, whatever its Ethernet header says.
     pub fn read_crossed(&mut self, frame: &[u8], trust: Verify, end: Option<&Interface>, table: &Table) {
+        self.candidate = None;
         erhu_wire::parse_into(frame, trust, &mut self.parsed);
         let (slot, zone) = end.map_or((NO_SLOT, 0), |end| (end.slot, end.zone));
-        self.arrive(LINK_PORT, Arrival { slot, zone, ..Arrival::NOWHERE });
+        self.arrive(Arrival { slot, zone, ..Arrival::NOWHERE });
         self.way = match end {
             Some(_) => Way::of_kind(self.parsed.kind),
             // It went with a policy while the packet was on its way to another worker.
@@ -202,27 +204,33 @@ impl Meta {
     }
 
     #[inline(always)]
-    fn arrive(&mut self, port: u16, arrival: Arrival) {
+    fn arrive(&mut self, arrival: Arrival) {
         let parsed = &self.parsed;
-        self.key = Key4([parsed.addresses, pack_low(parsed.ports, parsed.proto, FAMILY_V4, arrival.zone)]);
-        self.enter(port, arrival);
+        self.low = pack_low(parsed.ports, parsed.proto, FAMILY_V4, arrival.zone);
+        self.enter(arrival);
     }
 
-    /// What an arrival says, and what no packet has from the beginning.
     #[inline(always)]
-    fn enter(&mut self, port: u16, arrival: Arrival) {
-        self.port = port;
+    fn enter(&mut self, arrival: Arrival) {
         self.slot = arrival.slot;
         self.zone = arrival.zone;
-        self.mark = 0;
-        self.notrack = false;
-        self.candidate = None;
+    }
+
+    /// The key of an IPv4 packet.
+    #[inline(always)]
+    pub fn key(&self) -> Key4 {
+        Key4([self.parsed.addresses, self.low])
+    }
+
+    /// Takes back what raw rules said of the packet, as none may run for the next one that has the place.
+    pub fn forget_raw(&mut self) {
+        (self.mark, self.notrack) = (0, false);
     }
 
     /// Hashes the key and asks for its bucket.
     #[inline(always)]
     fn seek(&mut self, table: &Table) {
-        self.hash = table.hash4(&self.key);
+        self.hash = table.hash4(&self.key());
         table.prefetch_bucket(self.hash);
     }
 
@@ -256,7 +264,7 @@ impl Meta {
 
     /// The packet's key, of its family.
     pub fn packed(&self) -> Key {
-        if self.is_v6() { Key::V6(self.key6) } else { Key::V4(self.key) }
+        if self.is_v6() { Key::V6(self.key6) } else { Key::V4(self.key()) }
     }
 
     /// Whether it is an IPv6 packet.
@@ -299,9 +307,9 @@ impl Meta {
         Packet4 {
             ingress: interface.index,
             zone: self.zone,
-            addresses: self.key.addresses(),
+            addresses: self.key().addresses(),
             proto: self.parsed.proto,
-            ports: self.key.ports(),
+            ports: self.key().ports(),
             state,
             mark: self.mark,
         }

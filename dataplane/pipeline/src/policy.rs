@@ -169,14 +169,18 @@ impl Arrivals {
 
     /// The interface of a VLAN id, 0 for none.
     pub fn at(&self, vlan: u16) -> Arrival {
+        if usize::from(vlan) >= TAGS {
+            return Arrival { mac: self.mac, ..Arrival::NOWHERE };
+        }
         let mac = self.macs.get(usize::from(vlan)).copied().unwrap_or(self.mac);
         Arrival { mac, ..self.likely_at(vlan) }
     }
 
-    /// As [`Self::at`], where the port's interfaces have the same MAC address; else with one that no frame has.
+    /// As [`Self::at`] for an id that fits into a tag, where the port's interfaces have the same MAC address; else with one
+    /// that no frame has.
     #[inline(always)]
     pub fn likely_at(&self, vlan: u16) -> Arrival {
-        let Place { slot, zone } = self.places.get(usize::from(vlan)).copied().unwrap_or(Place::NOWHERE);
+        let Place { slot, zone } = self.places[usize::from(vlan) % TAGS];
         Arrival { mac: self.mac, slot, zone }
     }
 

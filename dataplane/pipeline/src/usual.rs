@@ -79,7 +79,7 @@ impl<P: Buffers> Worker<P> {
         ahead: Option<&Ahead>,
     ) -> Option<Fate> {
         let Held { shared, policy } = held;
-        let (src, dst) = meta.key.addresses();
+        let (src, dst) = meta.key().addresses();
         if meta.parsed.kind != Kind::Fast
             || meta.parsed.ttl <= 1
             || ipv4::split_addresses(meta.parsed.addresses).into_iter().any(is_unforwardable_v4)
@@ -89,7 +89,7 @@ impl<P: Buffers> Worker<P> {
             || !policy.rules.accepts_all(Hook::Forward, states::ESTABLISHED)
             || policy.rules.asks_status()
             || (meta.parsed.proto != proto::UDP && !self.can_open(buffer, meta))
-            || shared.table.find4(meta.hash, &meta.key).is_some()
+            || shared.table.find4(meta.hash, &meta.key()).is_some()
         {
             return None;
         }
@@ -183,7 +183,7 @@ impl<P: Buffers> Worker<P> {
         ahead: Option<&Ahead>,
     ) -> Option<Reference> {
         let shared = held.shared;
-        let (zone, reply_zone, key) = (accepted.meta.zone, accepted.egress.zone, accepted.meta.key);
+        let (zone, reply_zone, key) = (accepted.meta.zone, accepted.egress.zone, accepted.meta.key());
         let opening = Opening4 {
             zone,
             addresses: key.addresses(),

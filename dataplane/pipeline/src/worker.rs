@@ -239,9 +239,10 @@ impl<P: Buffers> Worker<P> {
         let places = metas.get_mut(..burst.len()).unwrap_or_default();
         self.look(port, burst, places);
         if self.policy.arrivals(port).have_raw() {
-            places.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
+            self.decide_after_raw(burst, places);
+        } else {
+            self.decide(burst, places);
         }
-        self.decide(burst, places);
         self.metas = metas;
         self.take_crossings();
         self.settle_accounts();
@@ -255,15 +256,22 @@ impl<P: Buffers> Worker<P> {
         let mut bytes = 0;
         for (buffer, meta) in burst.iter().zip(metas.iter_mut()) {
             let frame = buffer.frame();
-            meta.read(frame, buffer.trust(), port, arrivals, table);
+            meta.read(frame, buffer.trust(), arrivals, table);
             count_received(blocks, meta.slot, frame.len() as u64);
             bytes += frame.len() as u64;
         }
         self.tally.received(port, burst.len() as u64, bytes);
     }
 
+    /// Raw rules, and then [`Self::decide`].
+    pub(crate) fn decide_after_raw(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+        metas.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
+        self.decide(burst, metas);
+        metas.iter_mut().for_each(Meta::forget_raw);
+    }
+
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
-    pub(crate) fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let (shared, policy) = (self.shared(), self.policy());
         let held = Held::<P::Buffer> { shared: &shared, policy: &policy };
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
@@ -407,6 +415,7 @@ impl<P: Buffers> Worker<P> {
         let (verdict, effects) = self.run_hook(Hook::Raw, &facts);
         meta.mark = effects.mark;
         meta.notrack = effects.notrack;
+        meta.candidate = None;
         if meta.notrack {
             meta.way = Way::Slow;
         }
@@ -484,7 +493,8 @@ impl<P: Buffers> Worker<P> {
             return self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
         };
         let crossed = self.crossings.crossed;
-        let from = if crossed == 0 { meta.port } else { meta.slot };
+        let port = || self.policy.interface(meta.slot).map_or(NO_SLOT, |interface| interface.port);
+        let from = if crossed == 0 { port() } else { meta.slot };
         batch.push(Handed { buffer, from, crossed, mark: meta.mark });
         if batch.len() >= BATCH {
             self.send_batch(to);
@@ -509,7 +519,7 @@ impl<P: Buffers> Worker<P> {
     fn read_handed(&self, handed: &Handed<P::Buffer>, meta: &mut Meta) {
         let (frame, trust, table) = (handed.buffer.frame(), handed.buffer.trust(), &self.shared.table);
         if handed.crossed == 0 {
-            meta.read(frame, trust, handed.from, self.policy.arrivals(handed.from), table);
+            meta.read(frame, trust, self.policy.arrivals(handed.from), table);
         } else {
             meta.read_crossed(frame, trust, self.policy.interface(handed.from), table);
         }
@@ -581,6 +591,7 @@ impl<P: Buffers> Worker<P> {
     fn decide_first(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let places = metas.get_mut(..burst.len()).unwrap_or_default();
         self.decide(burst, places);
+        metas.iter_mut().for_each(Meta::forget_raw);
     }
 
     /// Everything between bursts: a new policy, timers, packets that wait for a neighbour, jobs. Bounded work; `true`

@@ -21,6 +21,7 @@
 //! ```
 
 use std::io;
+use std::num::NonZeroU32;
 
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, spin_loop};
@@ -140,10 +141,16 @@ impl Index {
     /// The first reference in the home bucket whose tag fits: the wanted one, or (rarely) another.
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
+        self.inverted_candidate(hash).map(|stored| !stored.get())
+    }
+
+    /// [`Self::candidate`] as it is stored, every bit of it inverted.
+    #[inline(always)]
+    pub fn inverted_candidate(&self, hash: u64) -> Option<NonZeroU32> {
         let bucket = self.home_bucket(hash);
         let hits = bucket.hits(tag_of(hash));
         if hits != 0 {
-            return bucket.reference(hits);
+            return bucket.inverted(hits);
         }
         if bucket.depth.load(Ordering::Relaxed) != 0 {
             self.prefetch_displaced(hash);
@@ -338,19 +345,20 @@ impl Bucket {
         matching(self.tags[0].load(Ordering::Relaxed), self.tags[1].load(Ordering::Relaxed), tag)
     }
 
-    /// The reference at the lowest of some hits.
+    /// The reference at the lowest of some hits, as it is stored.
     #[inline(always)]
-    fn reference(&self, hits: u32) -> Option<u32> {
+    fn inverted(&self, hits: u32) -> Option<NonZeroU32> {
+        const { assert!(EMPTY == 0) };
         // Acquire; pairs with the Release in `Index::fill`: the key in the slab can be read.
         let stored = self.references[hits.trailing_zeros() as usize / 2 % PLACES].load(Ordering::Acquire);
-        if stored == EMPTY { None } else { Some(!stored) }
+        NonZeroU32::new(stored)
     }
 
     #[inline(always)]
     fn find(&self, tag: u16, is_wanted: &impl Fn(u32) -> bool) -> Option<(usize, u32)> {
         let mut hits = self.hits(tag);
         while hits != 0 {
-            if let Some(bits) = self.reference(hits).filter(|&bits| is_wanted(bits)) {
+            if let Some(bits) = self.inverted(hits).map(|stored| !stored.get()).filter(|&bits| is_wanted(bits)) {
                 return Some((hits.trailing_zeros() as usize / 2, bits));
             }
             hits &= hits - 1;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
@@ -32,29 +33,45 @@ pub const REPLY: usize = 1;
 /// Made by the table alone. Means the connection that was found until the thread that looked it up is quiescent;
 /// later, whatever lies there then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Reference(u32);
+pub struct Reference(NonZeroU32);
 
 impl Reference {
     pub(crate) const fn new(line: u32, direction: usize) -> Self {
-        Self(line << 1 | (direction != ORIGINAL) as u32)
+        Self::of(line << 1 | (direction != ORIGINAL) as u32)
+    }
+
+    /// Of bits as [`Self::bits`] gives them: any but all ones, which no line has.
+    #[inline(always)]
+    const fn of(bits: u32) -> Self {
+        match NonZeroU32::new(!bits) {
+            Some(stored) => Self(stored),
+            None => Self(NonZeroU32::MIN),
+        }
+    }
+
+    /// Hot line × 2 + direction. They are kept inverted, as the index has them, so that no reference takes no more room
+    /// than one.
+    #[inline(always)]
+    const fn bits(self) -> u32 {
+        !self.0.get()
     }
 
     /// Whether it is the reply direction.
     #[inline(always)]
     pub const fn is_reply(self) -> bool {
-        self.0 & 1 != 0
+        self.bits() & 1 != 0
     }
 
     /// [`ORIGINAL`] or [`REPLY`].
     #[inline(always)]
     pub const fn direction(self) -> usize {
-        (self.0 & 1) as usize
+        (self.bits() & 1) as usize
     }
 
     /// Number of its hot line.
     #[inline(always)]
     pub const fn line(self) -> u32 {
-        self.0 >> 1
+        self.bits() >> 1
     }
 }
 
@@ -98,8 +115,8 @@ pub enum Taken {
 impl Taken {
     fn of(conflict: Conflict) -> Self {
         match conflict {
-            Conflict::First(bits) => Self::Original(Reference(bits)),
-            Conflict::Second(bits) => Self::Reply(Reference(bits)),
+            Conflict::First(bits) => Self::Original(Reference::of(bits)),
+            Conflict::Second(bits) => Self::Reply(Reference::of(bits)),
             Conflict::Full => Self::IndexFull,
         }
     }
@@ -266,14 +283,14 @@ impl Table {
     /// and `None` does not mean that there is none. For prefetching.
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<Reference> {
-        self.index.candidate(hash).map(Reference)
+        self.index.inverted_candidate(hash).map(Reference)
     }
 
     /// As [`Table::candidate`], among entries that found their home bucket full: for the hashes of a burst that had no
     /// candidate, once that pass is over. At capacity, one connection in 17 is found here.
     #[inline(always)]
     pub fn displaced_candidate(&self, hash: u64) -> Option<Reference> {
-        self.index.displaced_candidate(hash).map(Reference)
+        self.index.displaced_candidate(hash).map(Reference::of)
     }
 
     /// Asks for a direction's (first) hot line.
@@ -285,14 +302,14 @@ impl Table {
     /// Asks for the TCP line of an IPv4 TCP connection.
     #[inline(always)]
     pub fn prefetch_tcp(&self, reference: Reference) {
-        self.prefetch_line(reference.line() + Class::Tcp4.tcp_at() - (reference.0 & 1));
+        self.prefetch_line(reference.line() + Class::Tcp4.tcp_at() - (reference.bits() & 1));
     }
 
     /// Asks for the other direction's hot line and the cold line of an IPv4 connection.
     #[inline(always)]
     pub fn prefetch_rest4(&self, reference: Reference) {
-        let first = reference.line() - (reference.0 & 1);
-        self.prefetch_line(first + 1 - (reference.0 & 1));
+        let first = reference.line() - (reference.bits() & 1);
+        self.prefetch_line(first + 1 - (reference.bits() & 1));
         self.prefetch_line(first + Class::Udp4.cold_at());
     }
 
@@ -300,7 +317,7 @@ impl Table {
     /// [`Self::entry`] gives, without a look at the segment.
     #[inline(always)]
     pub fn tcp4(&self, reference: Reference) -> &TcpLine {
-        self.line(reference.line() + Class::Tcp4.tcp_at() - (reference.0 & 1))
+        self.line(reference.line() + Class::Tcp4.tcp_at() - (reference.bits() & 1))
     }
 
     #[inline(always)]
@@ -341,13 +358,13 @@ impl Table {
     /// its flags say [`connections::flags::DEAD`], or will.
     #[inline]
     pub fn find4(&self, hash: u64, key: &Key4) -> Option<Reference> {
-        self.index.find(hash, |bits| self.matches4(Reference(bits), key)).map(Reference)
+        self.index.find(hash, |bits| self.matches4(Reference::of(bits), key)).map(Reference::of)
     }
 
     /// As [`Table::find4`].
     #[inline]
     pub fn find6(&self, hash: u64, key: &Key6) -> Option<Reference> {
-        self.index.find(hash, |bits| self.matches6(Reference(bits), key)).map(Reference)
+        self.index.find(hash, |bits| self.matches6(Reference::of(bits), key)).map(Reference::of)
     }
 
     /// As [`Table::find4`], hashing included.
@@ -389,7 +406,7 @@ impl Table {
 
     /// A reference from raw bits (hot line × 2 + direction), if it is a place where that direction of an entry lies.
     pub fn check(&self, raw: u32) -> Option<Reference> {
-        let reference = Reference(raw);
+        let reference = Reference::of(raw);
         let back = if reference.is_reply() { self.class_at(reference.line())?.hot_lines() } else { 0 };
         let entry = self.entry_at(reference.line().checked_sub(back)?)?;
         Some(entry.reference(reference.direction()))
@@ -420,14 +437,14 @@ impl Table {
         let entry = slot.entry(self);
         debug_assert_eq!((entry.key(ORIGINAL), entry.key(REPLY)), (*original, *reply));
         debug_assert_eq!((self.hash(original), self.hash(reply)), (original_hash, reply_hash));
-        let first = (original_hash, entry.reference(ORIGINAL).0);
-        let second = (original != reply).then(|| (reply_hash, entry.reference(REPLY).0));
+        let first = (original_hash, entry.reference(ORIGINAL).bits());
+        let second = (original != reply).then(|| (reply_hash, entry.reference(REPLY).bits()));
         self.index
             .insert(
                 first,
                 second,
-                |bits| self.matches(Reference(bits), original),
-                |bits| self.matches(Reference(bits), reply),
+                |bits| self.matches(Reference::of(bits), original),
+                |bits| self.matches(Reference::of(bits), reply),
             )
             .map_err(Taken::of)
     }
@@ -448,10 +465,10 @@ impl Table {
         debug_assert_eq!((self.hash4(original), self.hash4(reply)), (original_hash, reply_hash));
         self.index
             .insert(
-                (original_hash, entry.reference(ORIGINAL).0),
-                Some((reply_hash, entry.reference(REPLY).0)),
-                |bits| self.matches4(Reference(bits), original),
-                |bits| self.matches4(Reference(bits), reply),
+                (original_hash, entry.reference(ORIGINAL).bits()),
+                Some((reply_hash, entry.reference(REPLY).bits())),
+                |bits| self.matches4(Reference::of(bits), original),
+                |bits| self.matches4(Reference::of(bits), reply),
             )
             .map_err(Taken::of)
     }
@@ -466,13 +483,13 @@ impl Table {
     /// As [`Table::remove`], with the hashes of both tuples, which differ.
     #[inline]
     pub fn remove4(&self, entry: Entry<'_>, [original, reply]: [u64; 2]) -> bool {
-        let second = (reply, entry.reference(REPLY).0);
-        self.index.remove((original, entry.reference(ORIGINAL).0), Some(second))
+        let second = (reply, entry.reference(REPLY).bits());
+        self.index.remove((original, entry.reference(ORIGINAL).bits()), Some(second))
     }
 
     /// What the index is to hold of a connection: hash and reference of each tuple.
     fn pair(&self, entry: Entry<'_>, original: &Key, reply: &Key) -> ((u64, u32), Option<(u64, u32)>) {
-        let side = |key, direction| (self.hash(key), entry.reference(direction).0);
+        let side = |key, direction| (self.hash(key), entry.reference(direction).bits());
         (side(original, ORIGINAL), (original != reply).then(|| side(reply, REPLY)))
     }
 

@@ -128,13 +128,6 @@ impl Ipv6 {
         self.version_class_flow.get() >> 28 == 6
     }
 
-    /// DSCP and ECN.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the field is cut out on purpose")]
-    pub fn traffic_class(&self) -> u8 {
-        (self.version_class_flow.get() >> 20) as u8
-    }
-
     /// Header and payload, bytes, by the header's own account.
     #[inline]
     pub fn length(&self) -> usize {

@@ -44,12 +44,6 @@ pub struct Parsed {
     pub proto: u8,
     /// IP: time to live, hop limit.
     pub ttl: u8,
-    /// IP: type of service, traffic class.
-    pub tos: u8,
-    /// Flags of a TCP segment whose header is whole.
-    pub tcp_flags: u8,
-    /// L4 is broken: conntrack calls the packet INVALID. Set with [`Odd::L4Fault`] and only then.
-    pub l4_fault: bool,
 }
 
 const _: () = assert!(size_of::<Parsed>() <= 64);
@@ -68,9 +62,6 @@ impl Parsed {
         length: 0,
         proto: 0,
         ttl: 0,
-        tos: 0,
-        tcp_flags: 0,
-        l4_fault: false,
     };
 }
 
@@ -170,7 +161,6 @@ struct Link {
 struct Transport {
     kind: Kind,
     ports: u32,
-    tcp_flags: u8,
 }
 
 /// Reads a frame, without FCS, once.
@@ -277,9 +267,6 @@ pub fn parse_common(frame: &[u8], verify: Verify, out: &mut Parsed) -> bool {
     out.length = length;
     out.proto = ip.proto;
     out.ttl = ip.ttl;
-    out.tos = (first >> 8) as u8;
-    out.tcp_flags = transport.tcp_flags;
-    out.l4_fault = false;
     true
 }
 
@@ -304,22 +291,7 @@ fn thorough(frame: &[u8], verify: Verify) -> Parsed {
 impl Link {
     fn without_ip(self, kind: Kind) -> Parsed {
         let Self { destination, l3, vlan, end } = self;
-        Parsed {
-            destination,
-            addresses: 0,
-            ports: 0,
-            kind,
-            l3,
-            l4: 0,
-            end,
-            vlan,
-            length: 0,
-            proto: 0,
-            ttl: 0,
-            tos: 0,
-            tcp_flags: 0,
-            l4_fault: false,
-        }
+        Parsed { destination, addresses: 0, ports: 0, kind, l3, l4: 0, end, vlan, length: 0, proto: 0, ttl: 0 }
     }
 }
 
@@ -353,7 +325,7 @@ fn ipv4(link: Link, packet: &[u8], verify: Verify) -> Parsed {
     // Of a known length the sum needs no loop.
     let right = !verify.ip() || if plain { ipv4_header_ok(ip.as_bytes()) } else { ipv4_header_ok(header) };
     let trackable = if plain { Kind::Fast } else { Kind::Ipv4Odd(Odd::Options) };
-    let without = |kind| Transport { kind, ports: 0, tcp_flags: 0 };
+    let without = |kind| Transport { kind, ports: 0 };
     let transport = if !right {
         without(Kind::BadChecksum)
     } else if ip.is_fragment() {
@@ -378,9 +350,6 @@ fn ipv4(link: Link, packet: &[u8], verify: Verify) -> Parsed {
         length,
         proto: ip.proto,
         ttl: ip.ttl,
-        tos: ip.tos,
-        tcp_flags: transport.tcp_flags,
-        l4_fault: transport.kind == FAULT,
     }
 }
 
@@ -390,7 +359,7 @@ const FAULT: Kind = Kind::Ipv4Odd(Odd::L4Fault);
 #[cold]
 fn cut_short(l4: &[u8]) -> Transport {
     let ports = l4.first_chunk().map_or(0, |ports| u32::from_le_bytes(*ports));
-    Transport { kind: FAULT, ports, tcp_flags: 0 }
+    Transport { kind: FAULT, ports }
 }
 
 #[inline(always)]
@@ -399,7 +368,7 @@ fn udp(addresses: u64, l4: &[u8], verify: Verify, sound: Kind) -> Transport {
     let length = usize::from(udp.length.get());
     let is_sound = length >= size_of::<Udp>()
         && l4.get(..length).is_some_and(|datagram| !verify.l4() || l4_ok(addresses, proto::UDP, datagram));
-    Transport { kind: if is_sound { sound } else { FAULT }, ports: udp.ports.get(), tcp_flags: 0 }
+    Transport { kind: if is_sound { sound } else { FAULT }, ports: udp.ports.get() }
 }
 
 #[inline(always)]
@@ -410,7 +379,7 @@ fn tcp(addresses: u64, l4: &[u8], verify: Verify, sound: Kind) -> Transport {
         && header <= l4.len()
         && flags_valid(tcp.flags)
         && (!verify.l4() || l4_ok(addresses, proto::TCP, l4));
-    Transport { kind: if is_sound { sound } else { FAULT }, ports: tcp.ports.get(), tcp_flags: tcp.flags }
+    Transport { kind: if is_sound { sound } else { FAULT }, ports: tcp.ports.get() }
 }
 
 #[inline(never)]
@@ -420,10 +389,10 @@ fn icmp(l4: &[u8], sound: Kind) -> Transport {
             [icmp_type, code, ..] => u32::from(icmp_type) << 16 | u32::from(code) << 24,
             _ => 0,
         };
-        return Transport { kind: FAULT, ports, tcp_flags: 0 };
+        return Transport { kind: FAULT, ports };
     };
     let ports = message.ports();
-    let without_id = |kind| Transport { kind, ports: ports & 0xffff_0000, tcp_flags: 0 };
+    let without_id = |kind| Transport { kind, ports: ports & 0xffff_0000 };
     if message.icmp_type > HIGHEST_TYPE || !l4_ok(0, proto::ICMP, l4) {
         without_id(FAULT)
     } else if is_error(message.icmp_type) {
@@ -431,7 +400,7 @@ fn icmp(l4: &[u8], sound: Kind) -> Transport {
     } else if icmp_answer(proto::ICMP, message.icmp_type).is_none() {
         without_id(Kind::Ipv4Odd(Odd::IcmpOther))
     } else {
-        Transport { kind: sound, ports, tcp_flags: 0 }
+        Transport { kind: sound, ports }
     }
 }
 

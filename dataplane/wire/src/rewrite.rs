@@ -15,7 +15,7 @@ pub struct Rewrite4 {
     pub addresses: u64,
     /// New ports as [`erhu_planes::tuple::pack_ports`] has them; of ICMP only the identifier is stored.
     pub ports: u32,
-    /// Change of the IP header's ones' complement sum by the addresses (RFC 1624 equation 3).
+    /// Change of the IP header's ones' complement sum (RFC 1624 equation 3) by the addresses, and by a TTL that is one less.
     pub l3_delta: u16,
     /// Change of the L4 sum: by ports and addresses for TCP and UDP, by the identifier for ICMP.
     pub l4_delta: u16,
@@ -24,23 +24,24 @@ pub struct Rewrite4 {
 impl Rewrite4 {
     /// From the tuple that packets come with, `(addresses, ports)`, to the one that they leave with.
     pub fn new(protocol: u8, from: (u64, u32), to: (u64, u32)) -> Self {
-        let l3_delta = delta64(from.0, to.0);
+        let by_addresses = delta64(from.0, to.0);
         let l4_delta = match protocol {
             proto::ICMP => delta(&[id_of(from.1)], &[id_of(to.1)]),
-            _ => add(l3_delta, delta32(from.1, to.1)),
+            _ => add(by_addresses, delta32(from.1, to.1)),
         };
-        Self { addresses: to.0, ports: to.1, l3_delta, l4_delta }
+        Self { addresses: to.0, ports: to.1, l3_delta: add(by_addresses, TTL_DELTA), l4_delta }
     }
 
-    /// The way back, to `to`, addresses and ports: what it adds to the sums is what the way there takes off.
+    /// The way back, to `to`, addresses and ports: what these add to the sums is what they take off on the way there.
     #[inline]
     pub const fn reversed(&self, to: (u64, u32)) -> Self {
         const fn negative(delta: u16) -> u16 {
             // In ones' complement; all ones are 0 too.
             if delta == 0 { 0 } else { !delta }
         }
-        let (l3_delta, l4_delta) = (negative(self.l3_delta), negative(self.l4_delta));
-        Self { addresses: to.0, ports: to.1, l3_delta, l4_delta }
+        // The TTL goes down on either way.
+        let l3_delta = add(negative(self.l3_delta), add(TTL_DELTA, TTL_DELTA));
+        Self { addresses: to.0, ports: to.1, l3_delta, l4_delta: negative(self.l4_delta) }
     }
 
     /// Stores the translation into the packet in `frame` that `parsed` is of, takes one from its TTL, and updates its
@@ -148,7 +149,7 @@ struct IcmpPacket {
 ///
 /// For a TTL above 0. Does nothing if `parsed` is not of this frame.
 pub fn forward(frame: &mut [u8], parsed: &Parsed, addresses: u64) {
-    forward_header(frame, parsed, addresses, delta64(parsed.addresses, addresses));
+    forward_header(frame, parsed, addresses, add(delta64(parsed.addresses, addresses), TTL_DELTA));
 }
 
 /// Returns what follows the header, up to the end of the packet.
@@ -165,5 +166,5 @@ fn forward_header<'f>(frame: &'f mut [u8], parsed: &Parsed, addresses: u64, l3_d
 fn forward_ip(ip: &mut Ipv4, addresses: u64, l3_delta: u16) {
     ip.addresses.set(addresses);
     ip.ttl = ip.ttl.wrapping_sub(1);
-    apply(&mut ip.checksum, add(l3_delta, TTL_DELTA));
+    apply(&mut ip.checksum, l3_delta);
 }

@@ -145,7 +145,7 @@ fn reset_of(original: &Packet) -> (u32, u32, u8) {
     let ports = [&original.l4[2..4], &original.l4[..2]].concat();
     assert_eq!((found.ports.to_le_bytes().to_vec(), found.ttl), (ports, 64));
     let word = |at: usize| u32::from_be_bytes(buf[at..at + 4].try_into().unwrap());
-    (word(24), word(28), found.tcp_flags)
+    (word(24), word(28), buf[33])
 }
 
 // RFC 9293 section 3.10.7.1

@@ -7,7 +7,7 @@ use erhu_testbed::packet::{Packet, ping, tcp, udp};
 use erhu_testbed::random::Random;
 use erhu_testbed::scenario::{Outcome, Scenario};
 
-use crate::{FIREWALL, LAN, WAN};
+use crate::{FIREWALL, LAN, WAN, plain_script};
 
 /// Rules that translate, mark, count, refuse; what the tenant's zone has for keys is left open.
 fn script(zone: &str) -> String {
@@ -154,5 +154,41 @@ fn new_rules_find_the_same_whichever_way_connections_are_judged_again() {
             (long.0.lines().count(), long.1, long.2),
             "seed {seed}"
         );
+    }
+}
+
+/// Packets one by one, so that each has the place of the one before: what raw rules said of that, and which connection it
+/// was of, is forgotten.
+#[test]
+fn nothing_of_a_packet_is_left_to_the_next_one() {
+    let rules = r#"
+        raw(#{ ingress: "lan", dport: 1 }, [mark(1), continue_]);
+        raw(#{ ingress: "lan", dport: 2 }, notrack);
+        raw(#{ ingress: "lan", dport: 3 }, drop);
+        forward(#{ mark: 1 }, accept);
+        forward(#{ state: ["untracked", "established"] }, accept);
+        forward(#{}, drop);
+    "#;
+    let from_lan = |port: u16| udp("10.1.1.1:7", &format!("10.2.2.2:{port}"));
+    let unasked = || udp("10.2.2.2:5", "10.1.1.1:9");
+    for workers in [1, 3] {
+        let outcome = Scenario::of(&plain_script(rules))
+            .workers(workers)
+            .send(0.0, LAN, from_lan(1))
+            .send(0.1, WAN, unasked())
+            .send(0.2, WAN, udp("10.2.2.2:1", "10.1.1.1:7"))
+            .send(0.3, LAN, from_lan(1))
+            .send(0.4, LAN, from_lan(2))
+            .send(0.5, WAN, unasked())
+            .send(0.6, LAN, from_lan(1))
+            .send(0.7, LAN, from_lan(3))
+            .send(0.8, LAN, from_lan(4))
+            .send(0.9, LAN, from_lan(1))
+            .run();
+        let [one, two] = [1, 2].map(|port| format!("udp 10.1.1.1:7 > 10.2.2.2:{port}"));
+        outcome.left(WAN, &[&one, &one, &two, &one, &one].map(String::as_str));
+        outcome.left(LAN, &["udp 10.2.2.2:1 > 10.1.1.1:7"]);
+        outcome.drops(&[("raw_rule", 1), ("rule", 3)]);
+        outcome.table(&["udp 10.1.1.1:7>10.2.2.2:1 10.2.2.2:1>10.1.1.1:7"]);
     }
 }

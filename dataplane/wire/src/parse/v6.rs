@@ -55,9 +55,6 @@ pub fn parse_common6(frame: &[u8], verify: Verify, out: &mut Parsed) -> Option<A
     out.length = length as u16;
     out.proto = ip.next;
     out.ttl = ip.hop_limit;
-    out.tos = ip.traffic_class();
-    out.tcp_flags = transport.tcp_flags;
-    out.l4_fault = false;
     Some(ip.addresses())
 }
 
@@ -67,7 +64,7 @@ pub(super) fn ipv6(link: Link, packet: &[u8], verify: Verify) -> Parsed {
     let malformed = || link.without_ip(Kind::Malformed);
     let Ok((ip, _)) = Ipv6::ref_from_prefix(packet) else { return malformed() };
     let Some(packet) = packet.get(..ip.length()).filter(|_| ip.is_ipv6()) else { return malformed() };
-    let without = |kind| Transport { kind, ports: 0, tcp_flags: 0 };
+    let without = |kind| Transport { kind, ports: 0 };
     let (protocol, at, transport) = match walk(packet) {
         Chain::Broken => return malformed(),
         Chain::Fragment { proto, at, .. } => (proto, at, without(Kind::Ipv6Odd(Odd::Fragment))),
@@ -100,9 +97,6 @@ pub(super) fn ipv6(link: Link, packet: &[u8], verify: Verify) -> Parsed {
         length,
         proto: protocol,
         ttl: ip.hop_limit,
-        tos: ip.traffic_class(),
-        tcp_flags: transport.tcp_flags,
-        l4_fault: transport.kind == FAULT,
     }
 }
 
@@ -110,7 +104,7 @@ pub(super) fn ipv6(link: Link, packet: &[u8], verify: Verify) -> Parsed {
 #[cold]
 fn cut_short(l4: &[u8]) -> Transport {
     let ports = l4.first_chunk().map_or(0, |ports| u32::from_le_bytes(*ports));
-    Transport { kind: FAULT, ports, tcp_flags: 0 }
+    Transport { kind: FAULT, ports }
 }
 
 /// Whether the L4 checksum is right. Reads the addresses only here: whoever trusts the NIC has them in registers.
@@ -126,7 +120,7 @@ fn udp(ip: &Ipv6, l4: &[u8], verify: Verify, sound: Kind) -> Transport {
     let length = usize::from(udp.length.get());
     let is_sound = length >= size_of::<Udp>()
         && l4.get(..length).is_some_and(|datagram| !verify.l4() || is_right(ip, proto::UDP, datagram));
-    Transport { kind: if is_sound { sound } else { FAULT }, ports: udp.ports.get(), tcp_flags: 0 }
+    Transport { kind: if is_sound { sound } else { FAULT }, ports: udp.ports.get() }
 }
 
 #[inline(always)]
@@ -137,7 +131,7 @@ fn tcp(ip: &Ipv6, l4: &[u8], verify: Verify, sound: Kind) -> Transport {
         && header <= l4.len()
         && flags_valid(tcp.flags)
         && (!verify.l4() || is_right(ip, proto::TCP, l4));
-    Transport { kind: if is_sound { sound } else { FAULT }, ports: tcp.ports.get(), tcp_flags: tcp.flags }
+    Transport { kind: if is_sound { sound } else { FAULT }, ports: tcp.ports.get() }
 }
 
 #[inline(never)]
@@ -147,15 +141,15 @@ fn icmp(ip: &Ipv6, l4: &[u8], sound: Kind) -> Transport {
             [icmp_type, code, ..] => u32::from(icmp_type) << 16 | u32::from(code) << 24,
             _ => 0,
         };
-        return Transport { kind: FAULT, ports, tcp_flags: 0 };
+        return Transport { kind: FAULT, ports };
     };
     let ports = message.ports();
-    let without_id = |kind| Transport { kind, ports: ports & 0xffff_0000, tcp_flags: 0 };
+    let without_id = |kind| Transport { kind, ports: ports & 0xffff_0000 };
     let icmp_type = message.icmp_type;
     if !is_right(ip, proto::ICMPV6, l4) {
         without_id(FAULT)
     } else if icmp_answer(proto::ICMPV6, icmp_type).is_some() {
-        Transport { kind: sound, ports, tcp_flags: 0 }
+        Transport { kind: sound, ports }
     } else if is_error(icmp_type) {
         without_id(Kind::Ipv6Odd(Odd::IcmpError))
     } else if is_discovery(icmp_type) {
