@@ -8,7 +8,7 @@ use erhu_nat::Nat;
 use erhu_planes::events::EventsRegion;
 use erhu_planes::protocol::Counted;
 use erhu_planes::stats::StatsRegion;
-use erhu_table::{Apart, Table};
+use erhu_table::{Apart, Reference, Table};
 use zerocopy::{FromZeros, KnownLayout};
 
 use crate::neighbour::Adjacencies;
@@ -31,6 +31,8 @@ pub struct Handed<B> {
     pub crossed: u8,
     /// Packet mark that raw rules gave it.
     pub mark: u32,
+    /// What is most likely its connection, if the worker that it came to found that: then nobody asks the index again.
+    pub candidate: Option<Reference>,
 }
 
 /// Packets that travel together.
@@ -133,6 +135,8 @@ pub struct Shared<B> {
     generation: AtomicU32,
     adopted: Box<[AtomicU32]>,
     rings: Box<[ArrayQueue<Batch<B>>]>,
+    /// Of each worker, what it filled and others have emptied.
+    empties: Box<[ArrayQueue<Batch<B>>]>,
     jobs: Box<[ArrayQueue<Arc<Job>>]>,
     workers: usize,
 }
@@ -162,6 +166,7 @@ impl<B> Shared<B> {
             generation: AtomicU32::new(0),
             adopted: (0..workers).map(|_| AtomicU32::new(0)).collect(),
             rings: (0..workers * workers).map(|_| ArrayQueue::new(RING)).collect(),
+            empties: (0..workers).map(|_| ArrayQueue::new(RING)).collect(),
             jobs: (0..workers).map(|_| ArrayQueue::new(64)).collect(),
             workers,
         }
@@ -247,6 +252,12 @@ impl<B> Shared<B> {
         &self.rings[from * self.workers + to]
     }
 
+    /// Batches that come back to the worker that sent them, empty, so that none is allocated in the long run.
+    #[inline]
+    pub fn empties(&self, worker: usize) -> &ArrayQueue<Batch<B>> {
+        &self.empties[worker]
+    }
+
     /// A worker's jobs.
     #[inline]
     pub fn jobs(&self, worker: usize) -> &ArrayQueue<Arc<Job>> {
@@ -284,6 +295,7 @@ mod tests {
             lines(offset_of!(All, accounts), size_of::<Box<[ZoneAccount]>>()),
             lines(offset_of!(All, generation), size_of::<AtomicU32>()),
             lines(offset_of!(All, rings), size_of::<Box<[ArrayQueue<Batch<HeapBuffer>>]>>()),
+            lines(offset_of!(All, empties), size_of::<Box<[ArrayQueue<Batch<HeapBuffer>>]>>()),
             lines(offset_of!(All, jobs), size_of::<Box<[ArrayQueue<Arc<Job>>]>>()),
             lines(offset_of!(All, workers), size_of::<usize>()),
         ];

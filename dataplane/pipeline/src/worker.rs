@@ -24,7 +24,7 @@ use crate::fast6::forward6;
 use crate::jobs::Progress;
 use crate::judge::Outcome;
 use crate::link::Crossings;
-use crate::meta::{Meta, Way, find_candidates, find_others};
+use crate::meta::{Meta, Way, find_candidates, find_others, find_unknown};
 use crate::neighbour::{Hops, Ready};
 use crate::policy::{Interface, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, Shared};
@@ -147,7 +147,6 @@ pub struct Worker<P: Buffers> {
     pub(crate) due: Vec<Ending>,
     pub(crate) scratch: Vec<P::Buffer>,
     handing: Box<[Apart<Batch<P::Buffer>>]>,
-    spare: Vec<Batch<P::Buffer>>,
     pub(crate) job: Option<(Arc<Job>, Progress)>,
     /// Connections that it had made when timers last ran.
     timed_until: u64,
@@ -189,7 +188,6 @@ impl<P: Buffers> Worker<P> {
             due: Vec::with_capacity(4 * BURST),
             scratch: Vec::with_capacity(BURST),
             handing: (0..workers).map(|_| Apart::new(Vec::with_capacity(BATCH))).collect(),
-            spare: Vec::new(),
             job: None,
             timed_until: 0,
             published_tick: 0,
@@ -241,7 +239,7 @@ impl<P: Buffers> Worker<P> {
         if self.policy.arrivals(port).have_raw() {
             self.decide_after_raw(burst, places);
         } else {
-            self.decide(burst, places);
+            self.decide(burst, places, false);
         }
         self.metas = metas;
         self.take_crossings();
@@ -266,18 +264,19 @@ impl<P: Buffers> Worker<P> {
     /// Raw rules, and then [`Self::decide`].
     pub(crate) fn decide_after_raw(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         metas.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
-        self.decide(burst, metas);
+        self.decide(burst, metas, false);
         metas.iter_mut().for_each(Meta::forget_raw);
     }
 
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
-    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
+    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta], handed: bool) {
         let (shared, policy) = (self.shared(), self.policy());
         let held = Held::<P::Buffer> { shared: &shared, policy: &policy };
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
         self.openings.clear();
         // One first packet alone would wait for the same lines in the same order.
-        let left = find_candidates(&shared.table, metas);
+        let table = &shared.table;
+        let left = if handed { find_unknown(table, metas) } else { find_candidates(table, metas) };
         if left != 0 && find_others(&shared.table, metas, left) > 1 {
             self.look_ahead(metas);
         }
@@ -495,14 +494,15 @@ impl<P: Buffers> Worker<P> {
         let crossed = self.crossings.crossed;
         let port = || self.policy.interface(meta.slot).map_or(NO_SLOT, |interface| interface.port);
         let from = if crossed == 0 { port() } else { meta.slot };
-        batch.push(Handed { buffer, from, crossed, mark: meta.mark });
+        batch.push(Handed { buffer, from, crossed, mark: meta.mark, candidate: meta.candidate });
         if batch.len() >= BATCH {
             self.send_batch(to);
         }
     }
 
     fn send_batch(&mut self, to: usize) {
-        let empty = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
+        let empties = self.shared.empties(self.index);
+        let empty = empties.pop().unwrap_or_else(|| Vec::with_capacity(BATCH));
         let batch = std::mem::replace(&mut *self.handing[to], empty);
         self.tally.count_many(Counter::HandedOver, batch.len() as u64);
         if let Err(mut batch) = self.shared.ring(self.index, to).push(batch) {
@@ -511,7 +511,8 @@ impl<P: Buffers> Worker<P> {
                 self.read_handed(&handed, &mut meta);
                 self.count_drop(meta.slot, meta.zone, DropReason::HandoverFull);
             }
-            self.spare.push(batch);
+            // There is room: it has just been taken out, or there was none.
+            let _ = self.shared.empties(self.index).push(batch);
         }
     }
 
@@ -519,7 +520,7 @@ impl<P: Buffers> Worker<P> {
     fn read_handed(&self, handed: &Handed<P::Buffer>, meta: &mut Meta) {
         let (frame, trust, table) = (handed.buffer.frame(), handed.buffer.trust(), &self.shared.table);
         if handed.crossed == 0 {
-            meta.read(frame, trust, self.policy.arrivals(handed.from), table);
+            meta.read_handed(frame, trust, self.policy.arrivals(handed.from), table, handed.candidate);
         } else {
             meta.read_crossed(frame, trust, self.policy.interface(handed.from), table);
         }
@@ -549,9 +550,8 @@ impl<P: Buffers> Worker<P> {
                 let Some(mut batch) = self.shared.ring(from, self.index).pop() else { break };
                 taken += batch.len();
                 self.take_batch(&mut batch);
-                if self.spare.len() < self.handing.len() {
-                    self.spare.push(batch);
-                }
+                // Full only where its worker has more of them than were ever under way to one other.
+                let _ = self.shared.empties(from).push(batch);
             }
         }
         taken
@@ -590,7 +590,7 @@ impl<P: Buffers> Worker<P> {
     /// [`Self::decide`] of a burst whose places are the first ones.
     fn decide_first(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let places = metas.get_mut(..burst.len()).unwrap_or_default();
-        self.decide(burst, places);
+        self.decide(burst, places, true);
         metas.iter_mut().for_each(Meta::forget_raw);
     }
 

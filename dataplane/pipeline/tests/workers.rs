@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use erhu_nat::Nat;
 use erhu_pipeline::policy::PortFacts;
 use erhu_pipeline::{Buffer, Control, Heap, HeapBuffer, Now, Shared, Worker};
+use erhu_planes::Counter;
 use erhu_planes::connections::{ConnectionsRegion, SlabLayout};
 use erhu_planes::events::EventsRegion;
 use erhu_planes::program::{
@@ -166,4 +167,68 @@ fn both_directions_first_at_once_on_two_workers_make_one_connection_and_lose_not
 
 fn port_at(frame: &HeapBuffer, at: usize) -> u16 {
     u16::from_be_bytes([frame.frame()[at], frame.frame()[at + 1]])
+}
+
+/// A worker of that number for whose packets this thread waits.
+fn worker(shared: &Arc<Shared<HeapBuffer>>, number: usize) -> Worker<Heap> {
+    Worker::new(shared.clone(), number, shared.policy().unwrap(), Heap, 5)
+}
+
+/// Source ports of what leaves by `b`.
+fn left(worker: &mut Worker<Heap>) -> Vec<u16> {
+    worker.outbox(1).unwrap().drain(..).map(|frame| port_at(&frame, 34)).collect()
+}
+
+/// All packets come to one worker and belong to the other: batches come back empty and are filled again.
+#[test]
+fn handing_over_in_one_direction_allocates_no_batch_in_the_long_run() {
+    let (shared, mut control) = shared(2);
+    control.adopt(program(200).encode().unwrap(), 0).unwrap();
+    let [mut other, mut owner] = [0, 1].map(|number| worker(&shared, number));
+    let now = Now::new(1_000_000_000, 0);
+    let burst = || (0..64).map(|n| udp(0, n, 200)).collect::<Vec<_>>();
+    owner.receive(0, &mut burst(), now);
+    let ports = left(&mut owner);
+    assert_eq!(ports.len(), 64);
+    let mut made = None;
+    for _ in 0..50 {
+        other.receive(0, &mut burst(), now);
+        other.flush_handovers();
+        assert_eq!(owner.take_handed(now), 64);
+        assert_eq!(left(&mut owner), ports);
+        let empties = shared.empties(0).len();
+        assert_eq!(empties, *made.get_or_insert(empties));
+        for worker in [&mut other, &mut owner] {
+            worker.between_bursts(now);
+        }
+    }
+    other.publish();
+    let handed = &shared.stats.worker(0).unwrap().counters[Counter::HandedOver.index()];
+    assert_eq!(handed.load(Ordering::Relaxed), 50 * 64);
+}
+
+/// A packet is handed over with what the other worker took for its connection. By the time it is taken that one has
+/// ended, and its memory is another connection's: the packet is the first of a new one.
+#[test]
+fn a_packet_whose_connection_ends_while_it_is_handed_over_opens_another_one() {
+    let (shared, mut control) = shared(2);
+    control.adopt(program(200).encode().unwrap(), 0).unwrap();
+    let [mut other, mut owner] = [0, 1].map(|number| worker(&shared, number));
+    let at = |seconds: u64| Now::new(seconds * 1_000_000_000, 0);
+    let burst = |first: u16| (first..first + 64).map(|n| udp(0, n, 200)).collect::<Vec<_>>();
+    owner.receive(0, &mut burst(0), at(1));
+    let ports = left(&mut owner);
+    other.receive(0, &mut burst(0), at(1));
+    other.flush_handovers();
+    // Nobody answered within half a minute. Workers are quiescent in turn until the entries are free again.
+    for second in 30..40 {
+        for worker in [&mut other, &mut owner] {
+            worker.between_bursts(at(second));
+        }
+    }
+    assert_eq!(shared.table.live(), 0);
+    owner.receive(0, &mut burst(64), at(40));
+    assert_eq!((left(&mut owner).len(), shared.table.live()), (64, 64));
+    assert_eq!(owner.take_handed(at(40)), 64);
+    assert_eq!((left(&mut owner), shared.table.live()), (ports, 128));
 }
