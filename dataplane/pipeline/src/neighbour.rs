@@ -40,7 +40,7 @@ pub const WAITING_PER_NEIGHBOUR: u32 = 64;
 
 /// In place of the next hop's address on a link, where there is only one.
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const RESOLVED: u64 = 1 << 48;
+const RESOLVED: u64 = 1 << 63;
 const STATIC: u64 = 1 << 49;
 /// Its interface went with the last policy: workers that have not adopted it yet may still use the number.
 const GONE: u64 = 1 << 50;

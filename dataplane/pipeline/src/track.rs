@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use erhu_conntrack::tcp::{self, Bound, Segment};
 use erhu_conntrack::{icmp, udp};
-use erhu_planes::connections::{TcpLine, flags};
+use erhu_planes::connections::{Class, TcpLine, flags};
 use erhu_planes::events::mask;
 use erhu_planes::tuple::{is_icmp, proto};
 use erhu_planes::{Counter, TICKS_PER_SECOND};
@@ -100,7 +100,7 @@ impl<P: Buffers> Worker<P> {
         if !is_told && !change.shortened {
             return true;
         }
-        let entry = table.entry(reference);
+        let entry = if V6 { table.entry(reference) } else { table.entry4(reference, Class::Tcp4) };
         if change.shortened {
             // It was seen just now, so the other direction's line need not be asked.
             let deadline = tick.saturating_add(line.timeout.load(relaxed)).saturating_add(1);

@@ -395,6 +395,13 @@ impl Table {
         Entry { table: self, class, line: reference.line().saturating_sub(back) }
     }
 
+    /// [`Self::entry`] of an IPv4 connection whose class is known from the packet that was found to have its key: without
+    /// a look at the segment.
+    #[inline(always)]
+    pub fn entry4(&self, reference: Reference, class: Class) -> Entry<'_> {
+        Entry { table: self, class, line: reference.line() - (reference.bits() & 1) }
+    }
+
     /// The entry that starts at a line, if that is a place where an entry of a leased segment starts. Whether a
     /// connection lives there, its id says.
     pub fn entry_at(&self, line: u32) -> Option<Entry<'_>> {
