@@ -21,11 +21,11 @@ use erhu_planes::connections::{flags, status};
 use erhu_planes::program::{Hook, states};
 use erhu_planes::tuple::{Key4, proto};
 use erhu_rules::{Effects, Keys, Packet4};
-use erhu_table::{Entry, Reference};
+use erhu_table::Entry;
 
-use crate::buffer::{Buffer, Buffers};
-use crate::fast::{Usual, forward};
-use crate::judge::{Judged, Outcome, refusal};
+use crate::buffer::Buffers;
+use crate::fast::Usual;
+use crate::judge::{Judged, refusal};
 use crate::meta::Meta;
 use crate::open::{agrees, translation_of};
 use crate::policy::NO_SLOT;
@@ -63,30 +63,10 @@ impl<P: Buffers> Worker<P> {
             return self.hand_over(buffer, meta, owner);
         }
         if bits & flags::DEAD == 0 && self.renew(held, table.entry(reference)) {
-            return self.go_on(held, buffer, meta, reference);
+            let usual = Usual::new(held.policy.generation, self.index, self.clock.tick);
+            return self.look_up::<true>(held, usual, buffer, meta, reference);
         }
         self.slow_path(held, buffer, meta);
-    }
-
-    /// The packet of a connection that was just judged again.
-    fn go_on(&mut self, held: Held<'_, P::Buffer>, mut buffer: P::Buffer, meta: &mut Meta, reference: Reference) {
-        let usual = Usual::new(held.policy.generation, self.index, self.clock.tick);
-        let hot = held.shared.table.hot4(reference);
-        let Some(egress) = usual.egress(hot, meta, &held.shared.adjacencies) else {
-            return self.slow_path(held, buffer, meta);
-        };
-        if !usual.counted(hot, meta.parsed.length) {
-            match self.track_established::<false>(buffer.frame(), meta, reference) {
-                Outcome::Accept | Outcome::Ignore => {}
-                outcome => return self.carry_out(buffer, meta, reference, outcome),
-            }
-        }
-        let Some(bytes) = forward(&mut buffer, &meta.parsed, hot, &egress) else {
-            return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
-        };
-        self.tally.count(Counter::SlowPath);
-        self.pass_on(buffer, &egress, bytes);
-        self.sent.slow += 1;
     }
 
     /// Judges a connection again, if rules other than the running ones did that last. `false`: nothing was done; the

@@ -286,7 +286,7 @@ impl<P: Buffers> Worker<P> {
         let mut openings = 0;
         for (buffer, meta) in burst.drain(..).zip(metas.iter_mut()) {
             match meta.candidate {
-                Some(reference) => self.look_up(held, usual, buffer, meta, reference),
+                Some(reference) => self.look_up::<false>(held, usual, buffer, meta, reference),
                 None if meta.way == Way::LookUp => {
                     let ahead = self.openings.get(openings).map(|(_, ahead)| *ahead);
                     openings += 1;
@@ -300,8 +300,9 @@ impl<P: Buffers> Worker<P> {
     }
 
     /// The established packet's way: where its connection is this worker's, current, and has nothing odd about it.
+    /// `AGAIN`: it was just judged again, which is no longer the fast path.
     #[inline(always)]
-    fn look_up(
+    pub(crate) fn look_up<const AGAIN: bool>(
         &mut self,
         held: Held<'_, P::Buffer>,
         usual: Usual,
@@ -312,7 +313,7 @@ impl<P: Buffers> Worker<P> {
         let shared = held.shared;
         let hot = shared.table.hot4(reference);
         let Some(egress) = usual.egress(hot, meta, &shared.adjacencies) else {
-            return self.unusual(held, buffer, meta);
+            return if AGAIN { self.slow_path(held, buffer, meta) } else { self.unusual(held, buffer, meta) };
         };
         if !usual.counted(hot, meta.parsed.length) {
             match self.track_established::<false>(buffer.frame(), meta, reference) {
@@ -324,6 +325,10 @@ impl<P: Buffers> Worker<P> {
             return self.carry_out(buffer, meta, reference, Outcome::NoBuffer);
         };
         self.pass_on(buffer, &egress, bytes);
+        if AGAIN {
+            self.tally.count(Counter::SlowPath);
+            self.sent.slow += 1;
+        }
     }
 
     /// A frame that is ready goes to its port's outbox, counted with those before it that leave by the same interface.
