@@ -372,12 +372,14 @@ impl StatsRegion {
     }
 
     /// A worker's counters of the zone in a slot. Writers: only registered slots are backed.
+    #[inline]
     pub fn zone(&self, worker: usize, slot: usize) -> Option<&ZoneBlock> {
         let inside = worker < self.workers && slot < MAX_ZONES;
         inside.then(|| self.region.get(Self::zone_at(worker) + slot * size_of::<ZoneBlock>()).ok()).flatten()
     }
 
     /// A worker's counters of the interface in a slot, likewise.
+    #[inline]
     pub fn interface(&self, worker: usize, slot: usize) -> Option<&InterfaceBlock> {
         let inside = worker < self.workers && slot < MAX_INTERFACES;
         let at = Self::interface_at(self.workers, worker) + slot * size_of::<InterfaceBlock>();

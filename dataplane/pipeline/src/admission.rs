@@ -224,23 +224,31 @@ impl<P: Buffers> Worker<P> {
         } else {
             self.pending.add(original, -1, 0);
         }
-        for zone in [Some(original), (reply != original).then_some(reply)].into_iter().flatten() {
-            if self.policy.zone(zone).limit.is_some() {
-                self.shared.account(zone).live.fetch_sub(1, Ordering::Relaxed);
-            } else {
-                self.pending.add(zone, 0, -1);
-            }
+        self.unbook_zone(original);
+        if reply != original {
+            self.unbook_zone(reply);
+        }
+    }
+
+    fn unbook_zone(&mut self, zone: u16) {
+        if self.policy.zone(zone).limit.is_some() {
+            self.shared.account(zone).live.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.pending.add(zone, 0, -1);
         }
     }
 
     /// Counts a connection's beginning or end in the statistics of its zones.
     pub(crate) fn count_in_zones(&self, original: u16, reply: u16, pick: impl Fn(&ZoneBlock) -> &AtomicU64) {
-        let zones = [Some(original), (reply != original).then_some(reply)];
-        for zone in zones.into_iter().flatten() {
+        let count = |zone| {
             let slot = usize::from(self.policy.zone_slot(zone));
             if let Some(block) = self.shared.stats.zone(self.index, slot) {
                 erhu_planes::stats::add(pick(block), 1);
             }
+        };
+        count(original);
+        if reply != original {
+            count(reply);
         }
     }
 }

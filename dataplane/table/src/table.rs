@@ -835,56 +835,19 @@ impl<'t> Entry<'t> {
         self.cold().id.store(id, Ordering::Release);
     }
 
-    /// Makes it as good as new, keys and rewrites aside. Nobody sees it: its id is 0 and no grace period runs.
+    /// Makes it as good as new. Nobody sees it: its id is 0 and no grace period runs.
     pub(crate) fn blank(self) {
-        let cold = self.cold();
-        for word in [&cold.timeout, &cold.status, &cold.mark, &cold.first_mark, &cold.came_mark, &cold.stream_from] {
-            word.store(0, Ordering::Relaxed);
-        }
-        for word in [&cold.mapping, &cold.timer_next, &cold.timer_prev] {
-            word.store(connections::NO_REFERENCE, Ordering::Relaxed);
-        }
-        cold.created_ns.store(0, Ordering::Relaxed);
-        for byte in [&cold.owner, &cold.state, &cold.nat_kind] {
-            byte.store(0, Ordering::Relaxed);
-        }
-        cold.class.store(self.class as u8, Ordering::Relaxed);
-        for half in [&cold.timeout_policy, &cold.egress] {
-            half.store(0, Ordering::Relaxed);
-        }
-        for direction in [ORIGINAL, REPLY] {
-            let (packets, bytes, interface) = if self.class.is_v6() {
-                let (hot, rewrite) = self.hot6(direction);
-                (&rewrite.packets, &rewrite.bytes, &hot.interface)
-            } else {
-                let hot = self.hot4(direction);
-                (&hot.packets, &hot.bytes, &hot.interface)
-            };
-            for word in [packets, bytes, self.decision(direction)] {
+        // By words: a field at a time, iterated over, took 380 instructions for a TCP line alone.
+        for line in self.line..self.line + self.class.lines() {
+            for word in self.table.line::<[AtomicU64; LINE / 8]>(line) {
                 word.store(0, Ordering::Relaxed);
             }
-            self.last_seen(direction).store(0, Ordering::Relaxed);
-            interface.store(0, Ordering::Relaxed);
-            self.flags(direction).store(0, Ordering::Relaxed);
         }
-        if let Some(tcp) = self.tcp() {
-            blank_tcp(tcp);
+        let cold = self.cold();
+        for word in [&cold.mapping, &cold.timer_next, &cold.timer_prev, &cold.detour] {
+            word.store(connections::NO_REFERENCE, Ordering::Relaxed);
         }
-    }
-}
-
-fn blank_tcp(tcp: &TcpLine) {
-    let pairs = [&tcp.end, &tcp.max_end, &tcp.max_window, &tcp.max_ack].into_iter().flatten();
-    for word in pairs.chain([&tcp.last_seq, &tcp.last_ack, &tcp.last_end, &tcp.timeout]) {
-        word.store(0, Ordering::Relaxed);
-    }
-    for half in [&tcp.last_window, &tcp.policy] {
-        half.store(0, Ordering::Relaxed);
-    }
-    let last = [&tcp.last_dir, &tcp.last_index, &tcp.retransmissions, &tcp.last_flags, &tcp.last_scale];
-    let bytes = last.into_iter().chain([&tcp.state, &tcp.status, &tcp.mode]);
-    for byte in tcp.scale.iter().chain(&tcp.flags).chain(bytes) {
-        byte.store(0, Ordering::Relaxed);
+        cold.class.store(self.class as u8, Ordering::Relaxed);
     }
 }
 
