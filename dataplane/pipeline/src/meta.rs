@@ -120,35 +120,8 @@ impl Meta {
     /// connection is in.
     #[inline(always)]
     pub fn read(&mut self, frame: &[u8], trust: Verify, arrivals: &Arrivals, table: &Table) {
-        if self.recognise(frame, trust, arrivals, table) {
-            self.seek(table);
-        }
-    }
-
-    /// As [`Self::read`] for a packet of which another worker may have found the candidate: asks for that one's lines.
-    pub fn read_handed(
-        &mut self,
-        frame: &[u8],
-        trust: Verify,
-        arrivals: &Arrivals,
-        table: &Table,
-        candidate: Option<Reference>,
-    ) {
-        if self.recognise(frame, trust, arrivals, table) {
-            self.candidate = candidate;
-            match candidate {
-                Some(reference) => self.prefetch(table, reference),
-                None => self.seek(table),
-            }
-        }
-    }
-
-    /// Fills the place. `true`: it is a common packet to be looked up, and nothing was asked for yet.
-    #[inline(always)]
-    fn recognise(&mut self, frame: &[u8], trust: Verify, arrivals: &Arrivals, table: &Table) -> bool {
         if !erhu_wire::parse_common(frame, trust, &mut self.parsed) {
-            self.read6(frame, trust, arrivals, table);
-            return false;
+            return self.read6(frame, trust, arrivals, table);
         }
         let arrival = arrivals.likely_at(self.parsed.vlan);
         self.arrive(arrival);
@@ -157,10 +130,10 @@ impl Meta {
             self.way = Way::of(frame, &self.parsed, arrivals.at(self.parsed.vlan));
             if self.way != Way::LookUp {
                 self.candidate = None;
-                return false;
+                return;
             }
         }
-        true
+        self.seek(table);
     }
 
     /// [`Self::read`] of IPv6 frames, in a function of its own so that IPv4 pays nothing for it. Cold as seen from there:
@@ -395,16 +368,6 @@ pub(crate) fn find_candidates(table: &Table, metas: &mut [Meta]) -> u8 {
         } else if matches!(meta.way, Way::LookUp6) {
             left |= SIX;
         }
-    }
-    left
-}
-
-/// The same for packets that other workers handed over: most have their candidate already.
-#[inline(never)]
-pub(crate) fn find_unknown(table: &Table, metas: &mut [Meta]) -> u8 {
-    let mut left = 0;
-    for meta in metas.iter_mut().filter(|meta| meta.candidate.is_none()) {
-        left |= find_candidates(table, std::slice::from_mut(meta));
     }
     left
 }

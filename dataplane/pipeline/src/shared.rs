@@ -8,7 +8,7 @@ use erhu_nat::Nat;
 use erhu_planes::events::EventsRegion;
 use erhu_planes::protocol::Counted;
 use erhu_planes::stats::StatsRegion;
-use erhu_table::{Apart, Reference, Table};
+use erhu_table::{Apart, Table};
 use zerocopy::{FromZeros, KnownLayout};
 
 use crate::neighbour::Adjacencies;
@@ -31,8 +31,6 @@ pub struct Handed<B> {
     pub crossed: u8,
     /// Packet mark that raw rules gave it.
     pub mark: u32,
-    /// What is most likely its connection, if the worker that it came to found that: then nobody asks the index again.
-    pub candidate: Option<Reference>,
 }
 
 /// Packets that travel together.

@@ -50,9 +50,14 @@ impl<P: Buffers> Worker<P> {
         }
     }
 
-    /// Puts a connection that was judged anew under what its zone says of tracking now.
+    /// Puts a connection that was judged anew under what its zone says of tracking now. Its timeout may be another one, so
+    /// neither direction is steady any more.
     pub(crate) fn retrack(&self, entry: Entry<'_>, zone: u16) {
         let zone = self.policy.zone(zone);
+        for direction in 0..2 {
+            let flags = entry.flags(direction);
+            flags.store(flags.load(Ordering::Relaxed) & !flags::STEADY, Ordering::Relaxed);
+        }
         entry.cold().timeout_policy.store(zone.timeout, Ordering::Relaxed);
         if let Some(line) = entry.tcp() {
             line.policy.store(zone.timeout, Ordering::Relaxed);

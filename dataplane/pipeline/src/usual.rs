@@ -303,7 +303,8 @@ impl<P: Buffers> Worker<P> {
         let translated = if translate[0] == 0 { 0 } else { status::SRC_NAT };
         cold.created_ns.store(now.wall_ns, relaxed);
         cold.status.store(status::CONFIRMED | status::SRC_NAT_DONE | status::DST_NAT_DONE | translated, relaxed);
-        cold.mark.store(self.connmark.take().unwrap_or(0), relaxed);
+        // Not taken: should the long way have to go on, it will ask, too.
+        cold.mark.store(self.connmark.get().unwrap_or(0), relaxed);
         cold.first_mark.store(meta.mark, relaxed);
         cold.came_mark.store(meta.mark, relaxed);
         cold.mapping.store(given.map_or(NO_REFERENCE, |given| given.mapping), relaxed);

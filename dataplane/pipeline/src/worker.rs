@@ -24,7 +24,7 @@ use crate::fast6::forward6;
 use crate::jobs::Progress;
 use crate::judge::Outcome;
 use crate::link::Crossings;
-use crate::meta::{Meta, Way, find_candidates, find_others, find_unknown};
+use crate::meta::{Meta, Way, find_candidates, find_others};
 use crate::neighbour::{Hops, Ready};
 use crate::policy::{Interface, NO_SLOT, Policy};
 use crate::shared::{BATCH, Batch, Handed, Job, Shared};
@@ -239,7 +239,7 @@ impl<P: Buffers> Worker<P> {
         if self.policy.arrivals(port).have_raw() {
             self.decide_after_raw(burst, places);
         } else {
-            self.decide(burst, places, false);
+            self.decide(burst, places);
         }
         self.metas = metas;
         self.take_crossings();
@@ -264,19 +264,18 @@ impl<P: Buffers> Worker<P> {
     /// Raw rules, and then [`Self::decide`].
     pub(crate) fn decide_after_raw(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         metas.iter_mut().filter(|meta| self.raw_is_about(meta)).for_each(|meta| self.raw(meta));
-        self.decide(burst, metas, false);
+        self.decide(burst, metas);
         metas.iter_mut().for_each(Meta::forget_raw);
     }
 
     /// Look up and decide, in order of arrival; `metas` are read and past the raw rules.
-    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta], handed: bool) {
+    fn decide(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let (shared, policy) = (self.shared(), self.policy());
         let held = Held::<P::Buffer> { shared: &shared, policy: &policy };
         let usual = Usual::new(policy.generation, self.index, self.clock.tick);
         self.openings.clear();
         // One first packet alone would wait for the same lines in the same order.
-        let table = &shared.table;
-        let left = if handed { find_unknown(table, metas) } else { find_candidates(table, metas) };
+        let left = find_candidates(&shared.table, metas);
         if left != 0 && find_others(&shared.table, metas, left) > 1 {
             self.look_ahead(metas);
         }
@@ -499,7 +498,7 @@ impl<P: Buffers> Worker<P> {
         let crossed = self.crossings.crossed;
         let port = || self.policy.interface(meta.slot).map_or(NO_SLOT, |interface| interface.port);
         let from = if crossed == 0 { port() } else { meta.slot };
-        batch.push(Handed { buffer, from, crossed, mark: meta.mark, candidate: meta.candidate });
+        batch.push(Handed { buffer, from, crossed, mark: meta.mark });
         if batch.len() >= BATCH {
             self.send_batch(to);
         }
@@ -525,7 +524,7 @@ impl<P: Buffers> Worker<P> {
     fn read_handed(&self, handed: &Handed<P::Buffer>, meta: &mut Meta) {
         let (frame, trust, table) = (handed.buffer.frame(), handed.buffer.trust(), &self.shared.table);
         if handed.crossed == 0 {
-            meta.read_handed(frame, trust, self.policy.arrivals(handed.from), table, handed.candidate);
+            meta.read(frame, trust, self.policy.arrivals(handed.from), table);
         } else {
             meta.read_crossed(frame, trust, self.policy.interface(handed.from), table);
         }
@@ -595,7 +594,7 @@ impl<P: Buffers> Worker<P> {
     /// [`Self::decide`] of a burst whose places are the first ones.
     fn decide_first(&mut self, burst: &mut Vec<P::Buffer>, metas: &mut [Meta]) {
         let places = metas.get_mut(..burst.len()).unwrap_or_default();
-        self.decide(burst, places, true);
+        self.decide(burst, places);
         metas.iter_mut().for_each(Meta::forget_raw);
     }
 

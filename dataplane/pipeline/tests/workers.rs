@@ -197,6 +197,7 @@ fn handing_over_in_one_direction_allocates_no_batch_in_the_long_run() {
         assert_eq!(owner.take_handed(now), 64);
         assert_eq!(left(&mut owner), ports);
         let empties = shared.empties(0).len();
+        assert!(empties > 0);
         assert_eq!(empties, *made.get_or_insert(empties));
         for worker in [&mut other, &mut owner] {
             worker.between_bursts(now);
@@ -207,8 +208,8 @@ fn handing_over_in_one_direction_allocates_no_batch_in_the_long_run() {
     assert_eq!(handed.load(Ordering::Relaxed), 50 * 64);
 }
 
-/// A packet is handed over with what the other worker took for its connection. By the time it is taken that one has
-/// ended, and its memory is another connection's: the packet is the first of a new one.
+/// By the time that a packet is taken its connection has ended, and its memory is another connection's: the packet is
+/// the first of a new one.
 #[test]
 fn a_packet_whose_connection_ends_while_it_is_handed_over_opens_another_one() {
     let (shared, mut control) = shared(2);
@@ -231,4 +232,34 @@ fn a_packet_whose_connection_ends_while_it_is_handed_over_opens_another_one() {
     assert_eq!((left(&mut owner).len(), shared.table.live()), (64, 64));
     assert_eq!(owner.take_handed(at(40)), 64);
     assert_eq!((left(&mut owner), shared.table.live()), (ports, 128));
+}
+
+/// A packet is handed over, its connection ends, and the worker that it came to opens one with the same tuple: the packet
+/// comes back to that one and leaves.
+#[test]
+fn a_packet_whose_connection_is_another_workers_by_now_goes_there_and_no_further() {
+    let (shared, mut control) = shared(2);
+    control.adopt(program(200).encode().unwrap(), 0).unwrap();
+    let [mut other, mut owner] = [0, 1].map(|number| worker(&shared, number));
+    let at = |seconds: u64| Now::new(seconds * 1_000_000_000, 0);
+    let packet = || vec![udp(0, 1, 200)];
+    owner.receive(0, &mut packet(), at(1));
+    assert_eq!(left(&mut owner).len(), 1);
+    other.receive(0, &mut packet(), at(1));
+    other.flush_handovers();
+    owner.between_bursts(at(40));
+    assert_eq!(shared.table.live(), 0);
+    other.receive(0, &mut packet(), at(40));
+    assert_eq!((left(&mut other).len(), shared.table.live()), (1, 1));
+    let mut taken = [0, 0];
+    for _ in 0..10 {
+        taken[0] += owner.take_handed(at(40));
+        owner.flush_handovers();
+        taken[1] += other.take_handed(at(40));
+        other.flush_handovers();
+        for worker in [&mut owner, &mut other] {
+            worker.between_bursts(at(40));
+        }
+    }
+    assert_eq!((taken, left(&mut other).len(), left(&mut owner).len()), ([1, 1], 1, 0));
 }

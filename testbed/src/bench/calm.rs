@@ -15,7 +15,7 @@ use erhu_pipeline::BURST;
 use super::established::{Load, Packets, Standing, refresh};
 use super::frames::Supply;
 use super::goals::Round;
-use super::measure::{Handler, Io, Loops, Timed, pass, unseen};
+use super::measure::{Handler, Io, Loops, Timed, Wait, pass, unseen};
 use super::opening::{Aging, FirstPackets, UDP_TIMEOUT};
 use super::scene::{ControlSide, Scene, Shape};
 use super::script::{Policy, TENANTS};
@@ -47,13 +47,15 @@ fn forward_until(
 }
 
 /// Three figures of loops in microseconds: the longest by CPU time, all but one in ten thousand, the longest by the wall.
-/// Beside them those of loops that do nothing, for as long as those took: what the machine does to any thread meanwhile.
+/// Beside them those of as many loops that are as long on average and only watch the clock: what the machine does to any
+/// thread meanwhile.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time, positive and short")]
 fn of_loops(bench: &mut Bench, standing: &mut Standing, loops: &Loops) -> Result<[Round; 3], BenchError> {
-    let mut io = Io;
-    let mut nothing = Timed::new(&mut io);
-    while nothing.loops.all_ns < loops.all_ns {
-        pass(&mut bench.supply, CHUNK, &mut nothing, &mut standing.packets, unseen)?;
-    }
+    let count = loops.count().max(1);
+    let mut wait = Wait((loops.all_ns as f64 / count as f64 * clock::hz() / 1e9) as u64);
+    let mut nothing = Timed::new(&mut wait);
+    let packets = u32::try_from(count * BURST as u64).unwrap_or(u32::MAX);
+    pass(&mut bench.supply, packets, &mut nothing, &mut standing.packets, unseen)?;
     let idle = nothing.loops;
     let round = |ns: u64, io: u64| Round { io: Some(io as f64 / 1000.0), ..Round::alone(ns as f64 / 1000.0) };
     Ok([

@@ -64,6 +64,20 @@ impl Handler for Io {
     }
 }
 
+/// Sends on what was received after so many ticks: a loop as long as another, in which nothing happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait(pub u64);
+
+impl Handler for Wait {
+    fn handle(&mut self, _: u16, burst: &mut Vec<Frame>, sent: &mut Vec<Frame>) {
+        let began = clock::ticks();
+        std::mem::swap(burst, sent);
+        while clock::ticks() - began < self.0 {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// A worker of the router.
 impl Handler for Lane {
     #[inline(always)]
@@ -140,10 +154,15 @@ impl Loops {
         self
     }
 
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|n| u64::from(*n)).sum()
+    }
+
     /// What all but one in ten thousand took less than, to a sixteenth, nanoseconds. A timer that interrupts 250 times a
-    /// second is in fewer loops than that only where these are short, which is why `io` stands beside it.
+    /// second is in fewer loops than that only where these are short, which is why [`Wait`] stands beside it.
     pub fn nearly_all_ns(&self) -> u64 {
-        let all: u64 = self.buckets.iter().map(|n| u64::from(*n)).sum();
+        let all = self.count();
         let mut above = 0;
         for (at, count) in self.buckets.iter().enumerate().rev() {
             above += u64::from(*count);

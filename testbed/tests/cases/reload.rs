@@ -75,8 +75,10 @@ fn marks_are_given_again_when_connections_are_judged_again() {
     };
     let packet = || udp("10.1.1.1:1", "10.2.2.2:2");
     let idle = r#"forward(#{ dport: 99 }, drop);"#;
-    // Both ways that judging again can take: an idle rule of prerouting makes it the longer one.
-    for way in [idle, r#"prerouting(#{ src: "10.99.0.1" }, drop);"#] {
+    // Both ways that judging again can take: where all that is established is accepted the shorter one, with an idle rule
+    // of prerouting the longer one.
+    let established = r#"forward(#{ state: "established" }, accept);"#;
+    for way in [idle, established, r#"prerouting(#{ src: "10.99.0.1" }, drop);"#] {
         let scenario = Scenario::of(&script("")).send(0.0, LAN, packet()).apply(1.0, &script(way));
         let outcome = scenario.send(2.0, LAN, packet()).run();
         outcome.left(WAN, &["udp 10.2.2.200:1 > 10.2.2.2:2"; 2]);
