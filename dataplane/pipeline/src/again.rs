@@ -71,6 +71,7 @@ impl<P: Buffers> Worker<P> {
 
     /// Judges a connection again, if rules other than the running ones did that last. `false`: nothing was done; the
     /// general way has to, or there is nothing to do.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
     fn renew(&mut self, held: Held<'_, P::Buffer>, entry: Entry<'_>) -> bool {
         let decision = entry.original4().decision.load(Ordering::Relaxed);
         if decision as u32 == held.policy.generation || self.renewed(held, entry).is_none() {
