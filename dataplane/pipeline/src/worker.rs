@@ -347,13 +347,7 @@ impl<P: Buffers> Worker<P> {
     /// Carries out what tracking found on the fast path.
     #[cold]
     #[inline(never)]
-    pub(crate) fn carry_out(
-        &mut self,
-        mut buffer: P::Buffer,
-        meta: &mut Meta,
-        reference: Reference,
-        outcome: Outcome,
-    ) {
+    fn carry_out(&mut self, mut buffer: P::Buffer, meta: &mut Meta, reference: Reference, outcome: Outcome) {
         self.tally.count(Counter::SlowPath);
         let fate = self.after_tracking(&mut buffer, meta, reference, outcome);
         self.finish(buffer, meta, fate);
